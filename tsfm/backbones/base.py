@@ -1,0 +1,80 @@
+"""The one protocol every backbone implements, and the tensors that cross it.
+
+Shapes: B windows (one window of one series each), T context steps, H target steps, Q quantile levels.
+A backbone sees *windows that are already shifted and scaled to order one* (`tsfm.series.windows`); it
+still does whatever normalisation its publication prescribes. NaN always means "missing", never zero.
+Nothing here is batch-coupled: row i of an answer depends on row i of the input alone.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One training batch: `context` [B, T] and `target` [B, H], float32, NaN = missing (or left padding)."""
+
+    context: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a backbone says about the next H steps, in the units of the context it was given.
+
+    `point` [B, H] is the mean where the backbone has one (`point_kind == "mean"`), else the median.
+    `quantiles` [B, Q, H] are native quantiles at `levels`, sorted along Q; None for point models.
+    """
+
+    point: Tensor
+    point_kind: Literal["mean", "median"]
+    quantiles: Tensor | None
+    levels: tuple[float, ...]
+
+
+class Backbone(nn.Module, ABC):
+    """A pretrained network. Subclasses live one per file and are named in one `BackboneSpec`.
+
+    `config` holds every constructor value as JSON types: `from_config(config, seed=…)` rebuilds the same
+    architecture offline with a *trainable* random initialisation drawn from `seed` alone (a forked RNG, so
+    that the global generator is left as it was). The twin of SFF is `type(m).from_config(m.config, seed=s)`.
+    """
+
+    config: dict[str, Any]
+
+    lora_targets: ClassVar[str]
+    """Anchored regex over full module names: the linears TRACE and LoRA may adapt."""
+    head: ClassVar[str]
+    """Prefix of the module that turns hidden states into the forecast."""
+    unused_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Names loaded for the checkpoint's sake only: never trained, blended or scored."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:
+        """The architecture of `config` with its own random initialisation under `seed`."""
+
+    @abstractmethod
+    def predict(self, context: Tensor, prediction_length: int) -> Prediction:
+        """Forecast `prediction_length` steps after `context` [B, T]; gradients flow, nothing is mutated.
+
+        T may be anything up to the spec's context limit; shorter windows are left-padded with NaN by the
+        caller or not at all, and both give the same answer. A row without any observed value, and a
+        constant row, give finite numbers.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The backbone's native training loss, a scalar averaged over observed target points only.
+
+        The horizon is `batch.target.shape[1]`; if it is below the native horizon only those steps count
+        (`evaluation.md` §5). A batch whose targets are all missing gives 0 with a gradient path.
+        """
+
+    def head_parameter_names(self) -> frozenset[str]:
+        """Names of the parameters under `head`, the ones `linear_probe` trains."""
+        return frozenset(n for n, _ in self.named_parameters() if n.startswith(self.head + "."))

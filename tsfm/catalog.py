@@ -1,0 +1,149 @@
+"""The two tables of the product: backbones and methods. Torch-free, so that the gateway can read it.
+
+Adding a backbone is one file under `tsfm/backbones/` and one `BackboneSpec` here; adding a method is one file under
+`tsfm/methods/`, one config in `tsfm/configs.py` and one `MethodSpec` here. API schemas, docs and contract tests read
+these tables; a lookup that fails lists the known names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tsfm import configs
+from tsfm.errors import UnknownName
+
+Task = Literal["forecast", "anomaly_detection", "imputation"]
+TASKS: tuple[Task, ...] = ("forecast", "anomaly_detection", "imputation")
+RIVALS: tuple[str, ...] = ("naive", "seasonal_naive", "window_mean")
+"""Plain forecasters every job is judged against; `model` names of `/forecast` too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneSpec:
+    """Everything about a pretrained network that can be said without loading it."""
+
+    name: str
+    family: str
+    """Architecture, e.g. "tiny", "ttm"."""
+    summary: str
+    implementation: str
+    """`module:Class` under `tsfm.backbones`."""
+    repo: str | None
+    """Hub repository, or None for weights that ship in this package."""
+    revision: str | None
+    files: tuple[str, ...]
+    sha256: str
+    """Digest of the weights file: what is served is exactly what is named here."""
+    licence: str
+    non_commercial: bool = False
+    num_parameters: int
+    context_length: int
+    """Longest context in steps; longer histories are cut to their end."""
+    prediction_length: int
+    """Longest horizon of one pass in steps."""
+    max_prediction_length: int
+    """Longest horizon by recursion; beyond it a request is refused."""
+    patch_length: int
+    tasks: tuple[Task, ...]
+    quantile_levels: tuple[float, ...]
+    """Native quantiles; empty for point models."""
+    handles_missing: bool
+    past_covariates: bool = False
+    future_covariates: bool = False
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSpec:
+    """A way to turn a backbone and series into a fine-tuned model."""
+
+    name: str
+    summary: str
+    implementation: str
+    """`module:Class` under `tsfm.methods`."""
+    config: type[Any]
+    """Frozen dataclass in `tsfm.configs`; its fields are the method's API options."""
+    trains: bool = True
+    learning_rate: dict[str, float] = field(default_factory=dict)
+    """Default learning rate by backbone family; "*" for the rest."""
+
+
+def backbone(name: str) -> BackboneSpec:
+    """The spec named `name`, or `UnknownName` listing the known ones."""
+    if name not in BACKBONES:
+        raise UnknownName("backbone", name, list(BACKBONES), param="model")
+    return BACKBONES[name]
+
+
+def method(name: str) -> MethodSpec:
+    """The spec named `name`, or `UnknownName` listing the known ones."""
+    if name not in METHODS:
+        raise UnknownName("method", name, list(METHODS), param="method")
+    return METHODS[name]
+
+
+METHODS: dict[str, MethodSpec] = {
+    spec.name: spec
+    for spec in (
+        MethodSpec(
+            name="zero_shot",
+            summary="The pretrained backbone as it is; nothing is trained.",
+            implementation="zero_shot:ZeroShot",
+            config=configs.ZeroShotConfig,
+            trains=False,
+        ),
+        MethodSpec(
+            name="linear_probe",
+            summary="Only the forecasting head is trained; the rest of the backbone stays frozen.",
+            implementation="linear_probe:LinearProbe",
+            config=configs.LinearProbeConfig,
+            learning_rate={"*": 1e-3},
+        ),
+        MethodSpec(
+            name="full",
+            summary="Every parameter is trained, starting from the pretrained weights.",
+            implementation="full:Full",
+            config=configs.FullConfig,
+            learning_rate={"*": 3e-4},
+        ),
+        MethodSpec(
+            name="scratch",
+            summary="Every parameter is trained, starting from the random twin: what the data alone can teach.",
+            implementation="full:Scratch",
+            config=configs.ScratchConfig,
+            learning_rate={"*": 1e-3},
+        ),
+        MethodSpec(
+            name="sff",
+            summary="Smoothed full fine-tuning: full, starting from alpha*pretrained + (1-alpha)*random.",
+            implementation="sff:SFF",
+            config=configs.SFFConfig,
+            learning_rate={"*": 3e-4},
+        ),
+    )
+}
+
+BACKBONES: dict[str, BackboneSpec] = {
+    spec.name: spec
+    for spec in (
+        BackboneSpec(
+            name="temper-tiny",
+            family="tiny",
+            summary="Masked-patch encoder with quantile heads, pretrained by this project on synthetic series only.",
+            implementation="tiny:Tiny",
+            repo=None,
+            revision=None,
+            files=("model.safetensors", "config.json"),
+            sha256="",
+            licence="Apache-2.0",
+            num_parameters=866_208,
+            context_length=512,
+            prediction_length=128,
+            max_prediction_length=512,
+            patch_length=16,
+            tasks=("forecast",),
+            quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+            handles_missing=True,
+            methods=("zero_shot", "linear_probe", "full", "scratch", "sff"),
+        ),
+    )
+}
