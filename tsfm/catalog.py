@@ -26,7 +26,7 @@ class BackboneSpec:
     """Architecture, e.g. "tiny", "ttm"."""
     summary: str
     implementation: str
-    """`module:Class` under `tsfm.backbones`."""
+    """`module:Class` under `tsfm.backbones`; a dotted module is taken as it stands."""
     repo: str | None
     """Hub repository, or None for weights that ship in this package."""
     revision: str | None
@@ -50,6 +50,8 @@ class BackboneSpec:
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]
+    unsupported_methods: dict[str, str] = field(default_factory=dict)
+    """Method → why this backbone cannot do it; shown to whoever asks for the pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,12 @@ def method(name: str) -> MethodSpec:
     if name not in METHODS:
         raise UnknownName("method", name, list(METHODS), param="method")
     return METHODS[name]
+
+
+def learning_rate(method_spec: MethodSpec, backbone_spec: BackboneSpec) -> float:
+    """The default learning rate of a method on a backbone's family."""
+    rates = method_spec.learning_rate
+    return rates.get(backbone_spec.family, rates["*"])
 
 
 METHODS: dict[str, MethodSpec] = {

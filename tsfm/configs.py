@@ -9,6 +9,11 @@ from typing import Literal
 
 from tsfm.errors import ConfigError
 
+ALPHA_SEARCH = (0.3, 0.5, 0.7, 0.9, 0.95)
+"""evaluation.md §6: the values "alpha": "search" tries."""
+LEARNING_RATE_SEARCH = (1 / 3, 1.0, 3.0)
+"""evaluation.md §5: "learning_rate": "auto" tries these multiples of the method's default."""
+
 
 def _require(condition: bool, param: str, message: str) -> None:
     if not condition:
@@ -33,10 +38,16 @@ class TrainConfig:
     """evaluation.md §5: at least four."""
     patience: int = 8
     """Evaluations without a better validation error before the run stops early."""
+    early_stopping: bool = True
+    """False trains every step and keeps the last weights: validation is logged and decides nothing."""
     max_windows_per_epoch: int = 4_000
     """Windows are strided to this number, and the stride is recorded (design.md §4)."""
-    max_validation_windows: int = 2_000
+    max_validation_windows: int = 1_000
+    """Read at least four times an epoch, so it is capped harder than the test block."""
+    max_test_windows: int = 5_000
     checkpoint_every_seconds: float = 30.0
+    checkpoint_every_steps: int | None = None
+    """Besides the clock; for tests that must be killed at a known step."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +64,7 @@ class TrainConfig:
         _require(
             self.max_validation_windows >= 1, "max_validation_windows", "max_validation_windows must be at least 1."
         )
+        _require(self.max_test_windows >= 1, "max_test_windows", "max_test_windows must be at least 1.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +97,8 @@ class ScratchConfig:
 class SFFConfig:
     """Smoothed full fine-tuning: theta = alpha*pretrained + (1 - alpha)*random, once, then full (papers.md §2.1)."""
 
-    alpha: float = 0.9
-    """Weight on the pretrained side; evaluation.md §6 (search over {.3, .5, .7, .9, .95})."""
+    alpha: float | Literal["search"] = 0.9
+    """Weight on the pretrained side, 0 to 1 (evaluation.md §6); "search" picks from `ALPHA_SEARCH` on validation."""
     twin_seed: int = 0
     """Seed of the random twin, drawn under a forked generator so that alpha = 1 sees the data order of `full`."""
     initialisation: Literal["backbone"] = "backbone"
@@ -95,4 +107,9 @@ class SFFConfig:
     """Parameter-name prefixes left pretrained; the default blends everything, as the authors' code does."""
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.alpha <= 1.0, "alpha", "alpha is the weight on the pretrained side: it must lie in [0, 1].")
+        number = isinstance(self.alpha, float | int) and not isinstance(self.alpha, bool)
+        _require(
+            self.alpha == "search" or (number and 0.0 <= float(self.alpha) <= 1.0),
+            "alpha",
+            'alpha is the weight on the pretrained side: it must lie in [0, 1], or be "search".',
+        )

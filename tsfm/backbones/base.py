@@ -52,6 +52,8 @@ class Backbone(nn.Module, ABC):
     """Prefix of the module that turns hidden states into the forecast."""
     unused_parameters: ClassVar[frozenset[str]] = frozenset()
     """Names loaded for the checkpoint's sake only: never trained, blended or scored."""
+    fresh_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Names that no published checkpoint holds: trained, but the same tensor in SFF's two models."""
 
     @classmethod
     @abstractmethod

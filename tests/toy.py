@@ -1,0 +1,112 @@
+"""A backbone small enough to train in milliseconds: an MLP with dropout, a buffer, a tied tensor and an unused one.
+
+`register(weights_dir)` writes pretrained-looking weights and puts the catalogue entry "toy" in place; processes that a
+test starts do the same from the same seed, so that their digests agree.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tsfm import catalog
+from tsfm.backbones.base import Backbone, Batch, Prediction
+
+LEVELS = (0.1, 0.5, 0.9)
+CONFIG = {"context_length": 32, "prediction_length": 16, "width": 16, "dropout": 0.1}
+
+
+class Toy(Backbone):
+    """Last `context_length` steps and their mask → deciles of `prediction_length` steps, around the last value."""
+
+    lora_targets: ClassVar[str] = r"^body\.\d+$"
+    head: ClassVar[str] = "output"
+    unused_parameters: ClassVar[frozenset[str]] = frozenset({"spare"})
+
+    def __init__(self, *, context_length: int, prediction_length: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "context_length": context_length,
+            "prediction_length": prediction_length,
+            "width": width,
+            "dropout": dropout,
+        }
+        self.context_length, self.prediction_length = context_length, prediction_length
+        self.body = nn.Sequential(
+            nn.Linear(2 * context_length, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
+        self.again = nn.Linear(width, width, bias=False)
+        self.again.weight = self.body[3].weight  # tied, as some published backbones are
+        self.output = nn.Linear(width, len(LEVELS) * prediction_length)
+        self.spare = nn.Parameter(torch.ones(3))
+        self.register_buffer("gain", torch.full((width,), 0.5))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(**config)
+
+    def predict(self, context: Tensor, prediction_length: int) -> Prediction:
+        assert prediction_length <= self.prediction_length
+        quantiles = self._quantiles(context)[..., :prediction_length].sort(dim=1).values
+        return Prediction(point=quantiles[:, 1], point_kind="median", quantiles=quantiles, levels=LEVELS)
+
+    def loss(self, batch: Batch) -> Tensor:
+        out = self._quantiles(batch.context)[..., : batch.target.shape[1]]
+        observed = ~batch.target.isnan()
+        error = torch.nan_to_num(batch.target).unsqueeze(1) - out
+        levels = torch.tensor(LEVELS, device=out.device).view(1, -1, 1)
+        pinball = torch.maximum(levels * error, (levels - 1) * error).mean(1)
+        return (pinball * observed).sum() / observed.sum().clamp(min=1)
+
+    def _quantiles(self, context: Tensor) -> Tensor:
+        context = context[:, -self.context_length :]
+        padded = torch.full((len(context), self.context_length), torch.nan, device=context.device)
+        padded[:, self.context_length - context.shape[1] :] = context
+        x = torch.cat([torch.nan_to_num(padded), padded.isnan().float()], dim=1)
+        hidden = self.body(x)
+        hidden = hidden + self.gain * self.again(torch.tanh(hidden))
+        out: Tensor = self.output(hidden).view(len(context), len(LEVELS), self.prediction_length)
+        return out
+
+
+def spec(sha256: str) -> catalog.BackboneSpec:
+    return catalog.BackboneSpec(
+        name="toy",
+        family="toy",
+        summary="A test's MLP.",
+        implementation="tests.toy:Toy",
+        repo=None,
+        revision=None,
+        files=("model.safetensors", "config.json"),
+        sha256=sha256,
+        licence="Apache-2.0",
+        num_parameters=sum(p.numel() for p in Toy.from_config(CONFIG, seed=1).parameters()),
+        context_length=32,
+        prediction_length=16,
+        max_prediction_length=40,
+        patch_length=4,
+        tasks=("forecast",),
+        quantile_levels=LEVELS,
+        handles_missing=True,
+        methods=("zero_shot", "linear_probe", "full", "scratch", "sff"),
+    )
+
+
+def register(weights_dir: Path) -> catalog.BackboneSpec:
+    """Writes `weights_dir/toy/` and lists "toy" in the catalogue; the caller removes the entry again."""
+    from tsfm.backbones.weights import tensors_of
+
+    folder = weights_dir / "toy"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({k: v.contiguous() for k, v in tensors_of(Toy.from_config(CONFIG, seed=1)).items()})
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    catalog.BACKBONES["toy"] = spec(hashlib.sha256(weights).hexdigest())
+    return catalog.BACKBONES["toy"]

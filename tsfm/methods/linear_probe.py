@@ -1,0 +1,25 @@
+"""`linear_probe`: only the parameters under the backbone's `head` are trained (papers.md §2.4, LP)."""
+
+import torch
+
+from tsfm.backbones.base import Backbone
+from tsfm.configs import LinearProbeConfig
+from tsfm.methods.base import Method
+from tsfm.methods.sff import twin_of
+
+
+class LinearProbe(Method):
+    config: LinearProbeConfig
+
+    def prepare(self, backbone: Backbone) -> Backbone:
+        head = backbone.head_parameter_names() - backbone.unused_parameters
+        assert head, f"{type(backbone).__name__}.head names no parameter"
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in head)
+        if self.config.reinit_head:
+            fresh = dict(twin_of(backbone, seed=0).named_parameters())
+            with torch.no_grad():
+                for name, parameter in backbone.named_parameters():
+                    if name in head:
+                        parameter.copy_(fresh[name])
+        return backbone

@@ -1,0 +1,252 @@
+"""What a fine-tuning run is asked to do, checked and with every default filled in. Torch-free.
+
+`FinetuneRequest` is what was asked; `resolve` turns it, with what is known of the data, into the plain mapping that the
+API echoes, the job row stores and `tsfm.finetune.run` executes. A resolved mapping is itself a valid request.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from tsfm import catalog, configs
+from tsfm.errors import ConfigError, UnknownName
+
+MAX_BUDGET_SECONDS = 7 * 24 * 3600.0
+MAX_SEED = 2**32 - 1
+AUTO = "auto"
+_INTERNAL = ("seed", "checkpoint_every_seconds", "checkpoint_every_steps")
+HYPERPARAMETERS: tuple[str, ...] = tuple(
+    f.name for f in dataclasses.fields(configs.TrainConfig) if f.name not in _INTERNAL
+)
+"""Names a job may set; "auto" is accepted for each and means its default (for `learning_rate`: a search)."""
+_ECHOED = ("freq",)
+"""Fields that `resolve` adds for the reader; ignored when a resolved mapping is read back."""
+_INTEGERS = {f.name for f in dataclasses.fields(configs.TrainConfig) if f.type == "int" or f.type is int}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneRequest:
+    """One run, names checked against the catalogue, values checked for their range."""
+
+    backbone: str
+    method: str
+    prediction_length: int
+    method_config: dict[str, Any] = field(default_factory=dict)
+    """Options of the method (`MethodSpec.config`); what is missing takes its default."""
+    task: catalog.Task = "forecast"
+    context_length: int | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    """`HYPERPARAMETERS` → value or "auto"; `learning_rate` may also be a list to choose from on validation."""
+    budget_seconds: float | None = None
+    """Cap on training time; a run that meets it keeps its best weights and says so."""
+    seed: int = 0
+    with_test: bool = True
+    """False gives up the test block: nothing is judged, every point before validation trains."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Reads JSON types; `method` is a name or `{"type": name, **options}`. `ConfigError` names the field."""
+        values = {k: v for k, v in mapping.items() if k not in _ECHOED}
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UnknownName("field", str(name), known, param=str(name))
+        for name in ("backbone", "method", "prediction_length"):
+            if values.get(name) is None:
+                raise ConfigError(f"{name} is required.", param=name, code="missing_field")
+        method = values["method"]
+        if isinstance(method, Mapping):
+            options = dict(method)
+            values["method"] = options.pop("type", None)
+            values["method_config"] = {**options, **dict(values.get("method_config") or {})}
+        request = cls(**{k: v for k, v in values.items() if v is not None})
+        _check(request)
+        return request
+
+    def to_mapping(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Every default filled in: the request as a mapping, plus `freq`.
+
+    Of `reading` (tsfm.series.read) only `freq` and `max_length` are used. `learning_rate: "auto"` becomes the list of
+    rates to try, `alpha: "search"` stays in `method_config` and means `configs.ALPHA_SEARCH`. Raises `ConfigError`,
+    `UnknownName`, or `SeriesTooShort` when the longest series has no room for the blocks.
+    """
+    _check(request)
+    spec = catalog.backbone(request.backbone)
+    longest = int(reading["max_length"])
+    context_length = request.context_length or _default_context(spec, longest, request.prediction_length)
+    method = catalog.method(request.method)
+    return {
+        **request.to_mapping(),
+        "method_config": dataclasses.asdict(method_config(request.method, request.method_config)),
+        "context_length": context_length,
+        "hyperparameters": _resolved_hyperparameters(request, spec, method),
+        "freq": reading["freq"],
+    }
+
+
+def method_config(name: str, options: Mapping[str, Any]) -> Any:
+    """The method's frozen config from JSON options; unknown names and wrong types are `ConfigError`."""
+    config = catalog.method(name).config
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        param = f"method.{key}"
+        if key not in fields:
+            if not fields:
+                raise ConfigError(f"Method {name!r} has no options, so {key!r} is unknown.", param=param)
+            raise UnknownName("method option", key, list(fields), param=param)
+        values[key] = _option(key, value, fields[key].default, param)
+    try:
+        return config(**values)
+    except ConfigError as error:
+        raise ConfigError(error.message, param=f"method.{error.param}") from error
+
+
+def _option(key: str, value: Any, default: Any, param: str) -> Any:
+    """`value` in the type of the option's default."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key} must be true or false, not {value!r}.", param=param)
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
+            raise ConfigError(f"{key} must be a list of names, not {value!r}.", param=param)
+        return tuple(value)
+    if isinstance(default, int):
+        return _integer(value, param, low=0, high=MAX_SEED)
+    if isinstance(default, float):
+        return value if isinstance(value, str) else _number(value, param)
+    if value != default:  # text options have one value today
+        raise ConfigError(f"{key} must be {default!r}, not {value!r}.", param=param)
+    return value
+
+
+def train_config(resolved: Mapping[str, Any], *, learning_rate: float) -> configs.TrainConfig:
+    """The loop's settings from a resolved mapping, with the learning rate of this trial."""
+    values = {**resolved["hyperparameters"], "learning_rate": learning_rate}
+    return configs.TrainConfig(**values, seed=int(resolved["seed"]))
+
+
+def _check(request: FinetuneRequest) -> None:
+    spec = catalog.backbone(_text(request.backbone, "model"))
+    catalog.method(_text(request.method, "method"))
+    if request.method not in spec.methods:
+        why = spec.unsupported_methods.get(request.method, f"it supports: {', '.join(spec.methods)}")
+        raise ConfigError(
+            f"{spec.name} cannot be tuned with {request.method!r}: {why}.", param="method", code="unsupported_method"
+        )
+    if request.task not in catalog.TASKS:
+        raise UnknownName("task", str(request.task), catalog.TASKS, param="task")
+    if request.task not in spec.tasks:
+        raise ConfigError(
+            f"{spec.name} does not do {request.task!r}; it does: {', '.join(spec.tasks)}.",
+            param="task",
+            code="unsupported_task",
+        )
+    _integer(request.prediction_length, "prediction_length", low=1, high=spec.max_prediction_length, of=spec.name)
+    if request.context_length is not None:
+        _integer(
+            request.context_length, "context_length", low=spec.patch_length, high=spec.context_length, of=spec.name
+        )
+    _integer(request.seed, "seed", low=0, high=MAX_SEED)
+    if not isinstance(request.with_test, bool):
+        raise ConfigError(f"with_test must be true or false, not {request.with_test!r}.", param="with_test")
+    if request.budget_seconds is not None:
+        seconds = _number(request.budget_seconds, "budget.seconds")
+        if not 0 < seconds <= MAX_BUDGET_SECONDS:
+            raise ConfigError(
+                f"budget.seconds must lie above 0 and at most {MAX_BUDGET_SECONDS:.0f}.", param="budget.seconds"
+            )
+    method_config(request.method, _mapping(request.method_config, "method"))
+    _check_hyperparameters(_mapping(request.hyperparameters, "hyperparameters"))
+
+
+def _check_hyperparameters(values: Mapping[str, Any]) -> None:
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        param = f"hyperparameters.{name}"
+        if name not in HYPERPARAMETERS:
+            raise UnknownName("hyperparameter", str(name), HYPERPARAMETERS, param=param)
+        if value == AUTO:
+            continue
+        if name == "learning_rate" and isinstance(value, list | tuple):
+            if not 1 <= len(value) <= 8:
+                raise ConfigError("learning_rate lists one to eight rates to choose from.", param=param)
+            for rate in value:
+                _train_value("learning_rate", _number(rate, param))
+            continue
+        plain[name] = value
+    for name, value in plain.items():
+        param = f"hyperparameters.{name}"
+        if name == "early_stopping":
+            if not isinstance(value, bool):
+                raise ConfigError(f"early_stopping must be true or false, not {value!r}.", param=param)
+        else:
+            _train_value(name, _integer(value, param) if name in _INTEGERS else _number(value, param))
+
+
+def _train_value(name: str, value: float) -> None:
+    """Range check by the config itself, so that the limits stand in one place."""
+    try:
+        configs.TrainConfig(**cast("dict[str, Any]", {name: value}))
+    except ConfigError as error:
+        raise ConfigError(error.message, param=f"hyperparameters.{name}") from error
+
+
+def _resolved_hyperparameters(
+    request: FinetuneRequest, spec: catalog.BackboneSpec, method: catalog.MethodSpec
+) -> dict[str, Any]:
+    """All of `HYPERPARAMETERS`; empty for a method that trains nothing."""
+    if not method.trains:
+        return {}
+    asked = {k: v for k, v in request.hyperparameters.items() if v != AUTO}
+    defaults = {f.name: f.default for f in dataclasses.fields(configs.TrainConfig) if f.name in HYPERPARAMETERS}
+    resolved = {**defaults, **asked}
+    if "learning_rate" not in asked:
+        default = catalog.learning_rate(method, spec)
+        resolved["learning_rate"] = [float(f"{default * k:.3g}") for k in configs.LEARNING_RATE_SEARCH]
+    elif isinstance(asked["learning_rate"], list | tuple):
+        rates = [float(rate) for rate in asked["learning_rate"]]
+        resolved["learning_rate"] = rates if len(rates) > 1 else rates[0]
+    else:
+        resolved["learning_rate"] = float(asked["learning_rate"])
+    return resolved
+
+
+def _default_context(spec: catalog.BackboneSpec, longest: int, prediction_length: int) -> int:
+    """The backbone's limit, or less where no series is that long: whole patches that hold the longest history."""
+    patches = max(2, math.ceil((longest - prediction_length) / spec.patch_length))
+    return min(spec.context_length, patches * spec.patch_length)
+
+
+def _mapping(value: Any, param: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{param} must be an object, not {value!r}.", param=param)
+    return value
+
+
+def _text(value: Any, param: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{param} must be a name, not {value!r}.", param=param)
+    return value
+
+
+def _number(value: Any, param: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{param} must be a finite number, not {value!r}.", param=param)
+    return float(value)
+
+
+def _integer(value: Any, param: str, *, low: int | None = None, high: int | None = None, of: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{param} must be a whole number, not {value!r}.", param=param)
+    if (low is not None and value < low) or (high is not None and value > high):
+        whose = f" for {of}" if of else ""
+        raise ConfigError(f"{param} must be between {low} and {high}{whose}, not {value}.", param=param)
+    return value
