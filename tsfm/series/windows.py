@@ -1,0 +1,206 @@
+"""Windows: a context and the target that follows it, cut from a frame by index arithmetic, scaled by the context."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.split import Block, Split
+
+Ints = NDArray[np.int64]
+
+_FLAT = 1e-13
+"""A context whose spread is below this share of its level is constant up to rounding: its scale is 1."""
+_BOUND = np.float32(1e18)
+"""Scaled values stop here, so that the square of one wild target after a nearly constant context stays finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowBatch:
+    """B windows. Scaled values are (raw − loc) ÷ scale; NaN = missing, or before the start of the series."""
+
+    context: NDArray[np.float32]
+    """[B, T], left-padded with NaN."""
+    target: NDArray[np.float32]
+    """[B, H]; H = 0 for `tail`."""
+    loc: NDArray[np.float64]
+    """[B] mean of the context's observed points; 0 where there is none."""
+    scale: NDArray[np.float64]
+    """[B] standard deviation of the context's observed points; 1 where it is 0 or there is none."""
+    series: Ints
+    """[B] index of the series in the frame."""
+    origin: Ints
+    """[B] index of the target's first point in its series."""
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """W windows named by series and origin; nothing is copied until `batch`."""
+
+    frame: SeriesFrame
+    series: Ints
+    """[W]"""
+    origin: Ints
+    """[W] index of the target's first point in its series; sorted by series, then origin."""
+    context_length: int
+    prediction_length: int
+    stride: int
+    """Steps between neighbouring origins of a series, as used (larger than asked where `max_windows` bound)."""
+    num_dropped: int
+    """Windows left out because nothing of their target, or of their context, was observed."""
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def batch(self, indices: ArrayLike) -> WindowBatch:
+        """The windows at `indices`; the same numbers whichever windows stand beside them."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return gather(
+            self.frame,
+            self.series[chosen],
+            self.origin[chosen],
+            context_length=self.context_length,
+            prediction_length=self.prediction_length,
+        )
+
+    def raw_target(self, indices: ArrayLike) -> NDArray[np.float64]:
+        """[B, H] unscaled targets, NaN = missing."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return _take(self.frame, self.series[chosen], self.origin[chosen], before=0, after=self.prediction_length)
+
+
+def cut(
+    frame: SeriesFrame,
+    split: Split,
+    block: Block,
+    *,
+    context_length: int,
+    prediction_length: int,
+    stride: int = 1,
+    max_windows: int | None = None,
+) -> Windows:
+    """Every window whose whole target lies in the block and that has `split.min_context` points of history.
+
+    `prediction_length` may be below the split's. Origins of series that share a clock fall on common timestamps, the
+    last one on the block's end. With `max_windows` the stride grows until they fit; where even one per series is too
+    many, the windows are thinned evenly.
+    """
+    first = split.first_origins(block)
+    last = split.block(block)[1] - prediction_length
+    used = stride
+    if max_windows is not None:
+        used = _stride_for(first, last, stride=stride, max_windows=max_windows)
+    series, origin = _origins(split, first, last, stride=used)
+    if max_windows is not None and len(series) > max_windows:
+        kept = np.linspace(0, len(series) - 1, max_windows).round().astype(np.int64)
+        series, origin = series[kept], origin[kept]
+    windows = Windows(
+        frame=frame,
+        series=series,
+        origin=origin,
+        context_length=context_length,
+        prediction_length=prediction_length,
+        stride=used,
+        num_dropped=0,
+    )
+    return _drop_unobserved(windows)
+
+
+def tail(frame: SeriesFrame, *, context_length: int) -> WindowBatch:
+    """One context per series, ending at its last point; the target is empty and `origin` is the series' length."""
+    every = np.arange(len(frame), dtype=np.int64)
+    return gather(frame, every, frame.lengths, context_length=context_length, prediction_length=0)
+
+
+def gather(
+    frame: SeriesFrame, series: Ints, origin: Ints, *, context_length: int, prediction_length: int
+) -> WindowBatch:
+    """Cut and scale the windows named by `series` and `origin`."""
+    raw = _take(frame, series, origin, before=context_length, after=prediction_length)
+    context, target = raw[:, :context_length], raw[:, context_length:]
+    loc, scale = _location_and_scale(context)
+    with np.errstate(over="ignore"):
+        scaled = np.clip((raw - loc[:, None]) / scale[:, None], -_BOUND, _BOUND).astype(np.float32)
+    return WindowBatch(
+        context=np.ascontiguousarray(scaled[:, :context_length]),
+        target=np.ascontiguousarray(scaled[:, context_length : context_length + target.shape[1]]),
+        loc=loc,
+        scale=scale,
+        series=series,
+        origin=origin,
+    )
+
+
+def _location_and_scale(context: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """([B], [B]) mean and standard deviation of the observed points of each row."""
+    observed = ~np.isnan(context)
+    count = np.maximum(observed.sum(axis=1), 1)
+    loc = np.where(observed, context, 0.0).sum(axis=1) / count
+    centred = np.where(observed, context - loc[:, None], 0.0)
+    # A second pass takes out the rounding of the first: a level of 1e12 with a noise of 1 keeps its mean.
+    correction = centred.sum(axis=1) / count
+    loc = loc + correction
+    centred = np.where(observed, centred - correction[:, None], 0.0)
+    scale = np.sqrt(np.square(centred).sum(axis=1) / count)
+    level = np.max(np.where(observed, np.abs(context), 0.0), axis=1, initial=0.0)
+    return loc, np.where(scale > _FLAT * level, scale, 1.0)
+
+
+def _take(frame: SeriesFrame, series: Ints, origin: Ints, *, before: int, after: int) -> NDArray[np.float64]:
+    """[B, before + after] raw values around each origin; NaN outside the series."""
+    relative = origin[:, None] + np.arange(-before, after, dtype=np.int64)[None, :]
+    inside = (relative >= 0) & (relative < frame.lengths[series][:, None])
+    absolute = np.where(inside, relative + frame.offsets[series][:, None], 0)
+    if not len(frame.values):
+        return np.full(relative.shape, np.nan)
+    return np.where(inside, frame.values[absolute], np.nan)
+
+
+def _stride_for(first: Ints, last: Ints, *, stride: int, max_windows: int) -> int:
+    """The smallest stride ≥ the asked one that leaves at most `max_windows`, or the largest that still matters."""
+    room = np.maximum(last - first + 1, 0)
+
+    def total(step: int) -> int:
+        return int(np.ceil(room / step).sum())
+
+    low, high = stride, max(int(room.max(initial=1)), stride)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if total(middle) <= max_windows else (middle + 1, high)
+    return low
+
+
+def _origins(split: Split, first: Ints, last: Ints, *, stride: int) -> tuple[Ints, Ints]:
+    """(series [W], origin [W]) of every origin in [first, last] that falls on its group's stride."""
+    reach = np.full(int(split.group.max(initial=0)) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(reach, split.group, split.clock + last)
+    phase = np.mod(reach[split.group] - split.clock - first, stride)
+    begin = first + phase
+    count = np.where(last >= begin, (last - begin) // stride + 1, 0)
+    # A series with room but no common origin (it ended early) still gives its last one.
+    stranded = (count == 0) & (last >= first)
+    begin, count = np.where(stranded, last, begin), np.where(stranded, 1, count)
+    series = np.repeat(np.arange(len(first), dtype=np.int64), count)
+    within = np.arange(len(series), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
+    return series, begin[series] + within * stride
+
+
+def _drop_unobserved(windows: Windows) -> Windows:
+    frame = windows.frame
+    observed = np.concatenate([[0], np.cumsum(~np.isnan(frame.values))])
+    at = frame.offsets[windows.series] + windows.origin
+    back = np.maximum(at - windows.context_length, frame.offsets[windows.series])
+    has_target = observed[at + windows.prediction_length] > observed[at]
+    kept = has_target & (observed[at] > observed[back])
+    if kept.all():
+        return windows
+    return replace(
+        windows,
+        series=windows.series[kept],
+        origin=windows.origin[kept],
+        num_dropped=int((~kept).sum()),
+    )
