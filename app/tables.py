@@ -92,6 +92,8 @@ class Job(Base):
     """What the caller asked for, as sent."""
     resolved: Mapped[dict[str, Any]]
     """Every default filled in: `tsfm.request.FinetuneRequest` as a mapping plus the echoed fields."""
+    estimate: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """What the run was expected to cost when it was submitted."""
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """`FinetuneResult` as a mapping, once succeeded."""

@@ -1,0 +1,5 @@
+"""Keys, tenants and scopes."""
+
+from app.auth.keys import Principal, Scope
+
+__all__ = ["Principal", "Scope"]

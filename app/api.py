@@ -1,0 +1,20 @@
+"""Every route of the service. To add a router: one line in `_NATIVE` (module path, attribute).
+
+Native routers are mounted under `/v1` and once more without a prefix, there out of the OpenAPI schema.
+"""
+
+from importlib import import_module
+
+from fastapi import APIRouter, FastAPI
+
+from app.health import router as health_router
+
+_NATIVE: tuple[str, ...] = ("app.auth.endpoints",)
+
+
+def include_routers(app: FastAPI) -> None:
+    app.include_router(health_router)
+    for module in _NATIVE:
+        router: APIRouter = import_module(module).router
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)

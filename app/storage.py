@@ -1,0 +1,157 @@
+"""The port to stored bytes, and its one implementation over local disk, S3 and memory (obstore).
+
+Keys: `files/{file_id}/raw`, `files/{file_id}/series.parquet`, `blobs/sha256/ab/cdef…`. A key is made by us, never by a
+caller. A local put returns after fsync, so that a committed row never points at bytes a power cut took.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from app.errors import ApiError
+
+CHUNK_BYTES = 1 << 20
+
+
+class MissingObject(LookupError):
+    """No object lies under this key."""
+
+
+class Store(Protocol):
+    """Flat, immutable objects by key. Every method may raise `MissingObject` (reads) or `ApiError` 507 (writes)."""
+
+    def put_file(self, key: str, path: Path) -> None: ...
+
+    def put_bytes(self, key: str, data: bytes) -> None: ...
+
+    def get_to(self, key: str, path: Path) -> None:
+        """Writes the object to `path` (a new file in an existing folder)."""
+
+    def get_bytes(self, key: str) -> bytes: ...
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object in chunks; `MissingObject` is raised here, not at the first chunk."""
+
+    def size(self, key: str) -> int: ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Idempotent: a missing object is no error."""
+
+    def list(self, prefix: str) -> list[str]: ...
+
+
+def file_key(file_id: str) -> str:
+    return f"files/{file_id}/raw"
+
+
+def series_key(file_id: str) -> str:
+    return f"files/{file_id}/series.parquet"
+
+
+def blob_key(sha256: str) -> str:
+    """Where a blob of this hex digest lies."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256[2:]}"
+
+
+class ObjectStore:
+    """`file:///folder`, `s3://bucket/prefix` (credentials from the usual AWS_* variables) or `memory:///`."""
+
+    def __init__(self, url: str) -> None:
+        import obstore.store as stores
+
+        self._local: Path | None = None
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            self._local = Path(unquote(parts.path))
+            self._local.mkdir(parents=True, exist_ok=True)
+            self._store: Any = stores.LocalStore(prefix=str(self._local))
+        elif parts.scheme == "memory":
+            self._store = stores.MemoryStore()
+        else:
+            self._store = stores.from_url(url)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._put(key, path)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+
+    def _put(self, key: str, body: Path | bytes) -> None:
+        import obstore
+
+        try:
+            obstore.put(self._store, key, body)
+            self._sync(key)
+        except OSError as error:
+            self.delete(key)
+            if error.errno == errno.ENOSPC or "No space left" in str(error):
+                raise ApiError(507, "storage_full", "The storage of this service is full.") from error
+            raise
+
+    def _sync(self, key: str) -> None:
+        """fsync of the object and its folder; obstore leaves that to us."""
+        if self._local is None:
+            return
+        path = self._local / key
+        for target in (path, path.parent):
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def get_to(self, key: str, path: Path) -> None:
+        with path.open("wb") as out:
+            for chunk in self.stream(key):
+                out.write(chunk)
+
+    def get_bytes(self, key: str) -> bytes:
+        import obstore
+
+        with _missing(key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        import obstore
+
+        with _missing(key):
+            chunks = obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES)
+        return (bytes(chunk) for chunk in chunks)
+
+    def size(self, key: str) -> int:
+        import obstore
+
+        with _missing(key):
+            return int(obstore.head(self._store, key)["size"])
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.size(key)
+        except MissingObject:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        import obstore
+
+        with contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def list(self, prefix: str) -> list[str]:
+        import obstore
+
+        return sorted(str(item["path"]) for batch in obstore.list(self._store, prefix=prefix) for item in batch)
+
+
+@contextlib.contextmanager
+def _missing(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingObject(key) from error

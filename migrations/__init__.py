@@ -1,0 +1,1 @@
+"""Schema migrations (Alembic); `app.db.upgrade` runs them."""
