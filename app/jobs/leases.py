@@ -90,7 +90,7 @@ def heartbeat(
     progress: Mapping[str, Any] | None = None,
     events: Sequence[Event] = (),
 ) -> Flags | None:
-    """Renews the lease and writes what the run reported; None: the job is somebody else's now, stop and write nothing."""
+    """Renews the lease and writes what the run reported; None: the lease is lost, stop and write nothing."""
     values: dict[str, Any] = {"lease_until": database_in(session, lease_seconds)}
     if progress is not None:
         values["progress"] = dict(progress)

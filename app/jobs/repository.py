@@ -187,7 +187,7 @@ class Jobs:
             add_event(self.session, job_id, "The pause was taken back.")
         return kept
 
-    def _mine(self) -> Select[tuple[Job]]:
+    def _mine(self) -> Select[Job]:
         return select(Job).where(Job.tenant_id == self.tenant_id)
 
     def _update(self, job_id: str, values: Mapping[str, Any], where: Sequence[ColumnElement[bool]]) -> Job | None:
