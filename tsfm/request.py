@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 from tsfm import catalog, configs
-from tsfm.errors import ConfigError, UnknownName
+from tsfm.errors import ConfigError, SeriesTooShort, UnknownName
+from tsfm.series import freq as frequencies
+from tsfm.series import split
 
 MAX_BUDGET_SECONDS = 7 * 24 * 3600.0
 MAX_SEED = 2**32 - 1
@@ -79,7 +81,28 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
     _check(request)
     spec = catalog.backbone(request.backbone)
     longest = int(reading["max_length"])
-    context_length = request.context_length or _default_context(spec, longest, request.prediction_length)
+    context_length = request.context_length or split.fitting_context_length(
+        longest,
+        limit=spec.context_length,
+        prediction_length=request.prediction_length,
+        patch_length=spec.patch_length,
+        with_test=request.with_test,
+    )
+    need = split.needed(
+        context_length,
+        request.prediction_length,
+        patch_length=spec.patch_length,
+        season=frequencies.parse(str(reading["freq"])).season,
+        with_test=request.with_test,
+    )
+    if longest < need:
+        raise SeriesTooShort(
+            f"The longest series has {longest} points, but prediction_length {request.prediction_length} needs {need}: "
+            "use a shorter prediction_length, or give more history.",
+            have=longest,
+            need=need,
+            param="prediction_length",
+        )
     method = catalog.method(request.method)
     return {
         **request.to_mapping(),
@@ -217,12 +240,6 @@ def _resolved_hyperparameters(
     else:
         resolved["learning_rate"] = float(asked["learning_rate"])
     return resolved
-
-
-def _default_context(spec: catalog.BackboneSpec, longest: int, prediction_length: int) -> int:
-    """The backbone's limit, or less where no series is that long: whole patches that hold the longest history."""
-    patches = max(2, math.ceil((longest - prediction_length) / spec.patch_length))
-    return min(spec.context_length, patches * spec.patch_length)
 
 
 def _mapping(value: Any, param: str) -> Mapping[str, Any]:

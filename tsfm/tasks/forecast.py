@@ -1,0 +1,325 @@
+"""Forecasting with anything that can forecast: a tuned artifact, a pretrained backbone, a rival.
+
+    forecaster = Forecaster.open(artifact_dir, digest="sha256:…")
+    forecaster.predict(frame, 48, quantile_levels=(0.1, 0.5, 0.9))
+
+Shapes: S series, H steps, Q levels. Numbers leave in the user's units and float64. A forecaster is read-only after it
+was made: any number of threads may call `predict` on one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tsfm import catalog, rivals
+from tsfm.artifact import open_artifact
+from tsfm.backbones import build
+from tsfm.backbones.base import Backbone
+from tsfm.backbones.weights import load_backbone, load_tensors
+from tsfm.device import default_device
+from tsfm.errors import ArtifactError, ConfigError, UnknownName, WeightsError
+from tsfm.series import freq as frequencies
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.windows import WindowBatch, tail
+
+Floats = NDArray[np.float64]
+BATCH_SIZE = 128
+DEFAULT_RIVAL_CONTEXT = 512
+"""Steps a rival averages over when no job said otherwise; temper-tiny's context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One batch's forecasts in the user's units: `point` [B, H], `quantiles` [B, Q, H] at `levels`, or None."""
+
+    point: Floats
+    quantiles: Floats | None
+    levels: tuple[float, ...]
+    point_kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What `predict` answers, one row per series of the frame."""
+
+    item_ids: tuple[str, ...]
+    point: Floats
+    """[S, H] in the user's units."""
+    point_kind: str
+    """ "mean" or "median": what `point` is."""
+    quantiles: Floats | None
+    """[S, Q, H] at `quantile_levels`, in the order asked; None when none were asked."""
+    quantile_levels: tuple[float, ...]
+    calibrated: bool
+    """Whether quantiles were checked against held-out history; native ones were not."""
+    notes: tuple[str, ...]
+    """What a reader should know about how the numbers came about."""
+
+
+class Source(Protocol):
+    """Anything that turns windows into forecasts."""
+
+    point_kind: str
+    levels: tuple[float, ...]
+    """Native quantile levels, ascending; empty for point forecasters."""
+
+    def __call__(self, batch: WindowBatch, prediction_length: int) -> Answer: ...
+
+
+class BackboneSource:
+    """A network, asked in blocks of at most `block_length` steps; its own point is appended between blocks."""
+
+    def __init__(self, model: Backbone, *, block_length: int, context_length: int, cut_from_block: bool) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.block_length, self.context_length = block_length, context_length
+        self.cut_from_block = cut_from_block
+        """True asks for whole blocks and cuts, so that a shorter forecast is the beginning of the tuned one."""
+        self.device = next(model.parameters()).device
+        with torch.inference_mode():
+            probe = model.predict(torch.zeros(1, context_length, device=self.device), 1)
+        self.point_kind: str = probe.point_kind
+        self.levels = probe.levels
+
+    def __call__(self, batch: WindowBatch, prediction_length: int) -> Answer:
+        with torch.inference_mode():
+            context = torch.from_numpy(batch.context).to(self.device)
+            points, quantiles = self._roll(context, prediction_length)
+        loc, scale = batch.loc[:, None], batch.scale[:, None]
+        point = points.double().cpu().numpy() * scale + loc
+        if quantiles is None:
+            return Answer(point=point, quantiles=None, levels=(), point_kind=self.point_kind)
+        spread = quantiles.double().cpu().numpy() * scale[:, None] + loc[:, None]
+        return Answer(point=point, quantiles=spread, levels=self.levels, point_kind=self.point_kind)
+
+    def _roll(self, context: Tensor, prediction_length: int) -> tuple[Tensor, Tensor | None]:
+        """`context` [B, T] → point [B, H], quantiles [B, Q, H] or None, all scaled."""
+        points: list[Tensor] = []
+        quantiles: list[Tensor] = []
+        done = 0
+        while done < prediction_length:
+            left = prediction_length - done
+            asked = self.block_length if self.cut_from_block else min(left, self.block_length)
+            said = self.model.predict(context[:, -self.context_length :], asked)
+            used = min(left, asked)
+            points.append(said.point[:, :used])
+            if said.quantiles is not None:
+                quantiles.append(said.quantiles[..., :used])
+            context = torch.cat([context, said.point[:, :used]], dim=1)
+            done += used
+        return torch.cat(points, dim=1), torch.cat(quantiles, dim=2) if quantiles else None
+
+
+class RivalSource:
+    """A plain forecaster; see `tsfm.rivals`."""
+
+    point_kind = "median"
+    levels: tuple[float, ...] = ()
+
+    def __init__(self, name: str, *, period: int) -> None:
+        self.name, self.period = name, period
+        self.point_kind = "mean" if name == "window_mean" else "median"
+
+    def __call__(self, batch: WindowBatch, prediction_length: int) -> Answer:
+        scaled = rivals.forecast(self.name, batch.context, prediction_length, period=self.period)
+        point = scaled.astype(np.float64) * batch.scale[:, None] + batch.loc[:, None]
+        return Answer(point=point, quantiles=None, levels=(), point_kind=self.point_kind)
+
+
+class Forecaster:
+    """Opened once, asked often."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Source | None,
+        context_length: int,
+        prediction_length: int | None,
+        max_prediction_length: int | None,
+        digest: str | None = None,
+        manifest: dict[str, Any] | None = None,
+        period: int | None = None,
+    ) -> None:
+        self.name = name
+        self.digest = digest
+        self.manifest = manifest
+        self.prediction_length = prediction_length
+        """The tuned horizon; None where nothing was tuned."""
+        self.max_prediction_length = max_prediction_length
+        self._source, self._context_length, self._period = source, context_length, period
+
+    @classmethod
+    def open(
+        cls,
+        artifact_dir: Path,
+        *,
+        digest: str | None = None,
+        weights_dir: Path | None = None,
+        device: torch.device | None = None,
+    ) -> Self:
+        """A tuned model. `ArtifactError` when the files are not those of `digest`, or do not open."""
+        artifact = open_artifact(artifact_dir, digest)
+        facts = artifact.manifest
+        spec = catalog.backbone(facts["backbone"]["name"])
+        model = build(spec, facts["backbone"]["config"], seed=0)
+        try:
+            load_tensors(model, load_file(artifact.weights))
+        except WeightsError as error:
+            raise ArtifactError(error.message) from error
+        source = BackboneSource(
+            model.to(device or default_device()),
+            block_length=min(int(facts["prediction_length"]), spec.prediction_length),
+            context_length=int(facts["context_length"]),
+            cut_from_block=True,
+        )
+        return cls(
+            name=spec.name,
+            source=source,
+            context_length=int(facts["context_length"]),
+            prediction_length=int(facts["prediction_length"]),
+            max_prediction_length=spec.max_prediction_length,
+            digest=artifact.digest,
+            manifest=facts,
+        )
+
+    @classmethod
+    def zero_shot(
+        cls,
+        backbone: str,
+        *,
+        weights_dir: Path | None = None,
+        context_length: int | None = None,
+        device: torch.device | None = None,
+    ) -> Self:
+        """The pretrained backbone as it is; `context_length` defaults to its limit. `digest` is its weights' own."""
+        spec = catalog.backbone(backbone)
+        context = min(context_length or spec.context_length, spec.context_length)
+        model = load_backbone(spec, weights_dir=weights_dir).to(device or default_device())
+        source = BackboneSource(
+            model, block_length=spec.prediction_length, context_length=context, cut_from_block=False
+        )
+        return cls(
+            name=spec.name,
+            source=source,
+            context_length=context,
+            prediction_length=None,
+            max_prediction_length=spec.max_prediction_length,
+            digest=f"sha256:{spec.sha256}",
+        )
+
+    @classmethod
+    def rival(cls, name: str, *, period: int | None = None, context_length: int | None = None) -> Self:
+        """A plain forecaster; `period` defaults to the season of the frame's frequency."""
+        if name not in catalog.RIVALS:
+            raise UnknownName("rival", name, catalog.RIVALS, param="model")
+        return cls(
+            name=name,
+            source=None,
+            context_length=context_length or DEFAULT_RIVAL_CONTEXT,
+            prediction_length=None,
+            max_prediction_length=None,
+            period=period,
+        )
+
+    def predict(self, frame: SeriesFrame, prediction_length: int, quantile_levels: Sequence[float] = ()) -> Forecast:
+        """The next `prediction_length` steps after the end of each series.
+
+        A tuned model asked for fewer steps than it was tuned for is cut; for more it recurses on its own point
+        forecast, up to the backbone's limit. Levels between two native quantiles are interpolated linearly; a level
+        outside the native range, and any level of a point forecaster, is a `ConfigError`.
+        """
+        self._check_length(prediction_length)
+        source, context_length = self._source_for(frame)
+        levels = _checked_levels(self.name, source, quantile_levels)
+        window = tail(frame, context_length=context_length)
+        points, spreads = [], []
+        for begin in range(0, len(window), BATCH_SIZE):
+            answer = source(_rows(window, begin, begin + BATCH_SIZE), prediction_length)
+            points.append(answer.point)
+            if levels:
+                assert answer.quantiles is not None
+                spreads.append(interpolate(answer.quantiles, answer.levels, levels))
+        return Forecast(
+            item_ids=frame.item_ids,
+            point=np.concatenate(points) if points else np.empty((0, prediction_length)),
+            point_kind=source.point_kind,
+            quantiles=np.concatenate(spreads) if spreads else None,
+            quantile_levels=levels,
+            calibrated=False,
+            notes=self._notes(source, prediction_length, levels),
+        )
+
+    def _source_for(self, frame: SeriesFrame) -> tuple[Source, int]:
+        if self._source is not None:
+            return self._source, self._context_length
+        period = self._period or frequencies.parse(frame.freq).season
+        needed = rivals.history_needed(self.name, context_length=self._context_length, period=period)
+        return RivalSource(self.name, period=period), needed
+
+    def _check_length(self, prediction_length: int) -> None:
+        limit = self.max_prediction_length
+        if prediction_length < 1 or (limit is not None and prediction_length > limit):
+            upto = f"1 to {limit}" if limit is not None else "at least 1"
+            raise ConfigError(
+                f"{self.name} forecasts {upto} steps, not {prediction_length}.", param="prediction_length"
+            )
+
+    def _notes(self, source: Source, prediction_length: int, levels: tuple[float, ...]) -> tuple[str, ...]:
+        notes: list[str] = []
+        tuned = self.prediction_length
+        block = source.block_length if isinstance(source, BackboneSource) else prediction_length
+        if tuned is not None and prediction_length > tuned:
+            notes.append(f"Tuned for {tuned} steps; the rest continues on its own forecast.")
+        elif prediction_length > block:
+            notes.append(f"Beyond {block} steps the forecast continues on itself.")
+        if between := [level for level in levels if not np.isclose(source.levels, level, atol=1e-9).any()]:
+            notes.append(f"Interpolated between native quantiles: {', '.join(f'{level:g}' for level in between)}.")
+        return tuple(notes)
+
+
+def interpolate(quantiles: Floats, native: tuple[float, ...], levels: Sequence[float]) -> Floats:
+    """[B, Q, H] at `native` levels (ascending) → [B, len(levels), H], linear between neighbours."""
+    known = np.asarray(native)
+    position = np.interp(levels, known, np.arange(len(known), dtype=np.float64))
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, len(known) - 1)
+    weight = (position - low)[None, :, None]
+    return np.where(weight == 0, quantiles[:, low], (1.0 - weight) * quantiles[:, low] + weight * quantiles[:, high])
+
+
+def _checked_levels(name: str, source: Source, levels: Sequence[float]) -> tuple[float, ...]:
+    """The asked levels, snapped to a native one where rounding alone separates them."""
+    asked = tuple(float(level) for level in levels)
+    if not asked:
+        return ()
+    param = "quantile_levels"
+    if wrong := [level for level in asked if not 0.0 < level < 1.0]:
+        raise ConfigError(f"quantile_levels lie strictly between 0 and 1; got {wrong[0]:g}.", param=param)
+    if not source.levels:
+        raise ConfigError(f"{name} gives point forecasts only: leave quantile_levels out.", param=param)
+    low, high = source.levels[0], source.levels[-1]
+    if outside := [level for level in asked if not low - 1e-9 <= level <= high + 1e-9]:
+        raise ConfigError(
+            f"{name} knows quantiles from {low:g} to {high:g}; {outside[0]:g} lies outside and is not calibrated.",
+            param=param,
+            details={"lowest": low, "highest": high},
+        )
+    return asked
+
+
+def _rows(batch: WindowBatch, begin: int, end: int) -> WindowBatch:
+    return WindowBatch(
+        context=batch.context[begin:end],
+        target=batch.target[begin:end],
+        loc=batch.loc[begin:end],
+        scale=batch.scale[begin:end],
+        series=batch.series[begin:end],
+        origin=batch.origin[begin:end],
+    )
