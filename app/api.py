@@ -9,7 +9,10 @@ from fastapi import APIRouter, FastAPI
 
 from app.health import router as health_router
 
-_NATIVE: tuple[str, ...] = ("app.auth.endpoints",)
+_NATIVE: tuple[str, ...] = (
+    "app.auth.endpoints",
+    "app.registry.endpoints",
+)
 
 
 def include_routers(app: FastAPI) -> None:

@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     idempotency_release_seconds: Seconds = 300.0
     idempotency_keep_seconds: Seconds = 86_400.0
 
+    forecast_threads: Annotated[int, Field(ge=0)] = 0
+    forecaster_memory_bytes: Positive = 2 * GIB
+    artifact_cache_bytes: Positive = 8 * GIB
+    max_pending_series: Positive = 4_096
+    max_forecast_series: Positive = 20_000
+
     lease_seconds: Seconds = 30.0
     heartbeat_seconds: Seconds = 5.0
     sweep_seconds: Seconds = 5.0

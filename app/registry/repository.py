@@ -6,9 +6,10 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
+from app.jobs.states import HELD
 from app.tables import File, Job, JobEvent, Model, ModelAlias, ModelVersion, Tenant
 
 PRODUCTION = "production"
@@ -29,18 +30,16 @@ class Registry:
         query = select(Model).where(Model.tenant_id == self.tenant_id, Model.name == name, Model.deleted_at.is_(None))
         return self.session.execute(query.with_for_update() if lock else query).scalar_one_or_none()
 
-    def models(self, *, after: Model | None, limit: int) -> list[Model]:
-        """Living models, newest first, starting behind `after`."""
-        query = select(Model).where(Model.tenant_id == self.tenant_id, Model.deleted_at.is_(None))
-        if after is not None:
-            query = query.where(
-                or_(
-                    Model.created_at < after.created_at,
-                    and_(Model.created_at == after.created_at, Model.id < after.id),
-                )
-            )
-        query = query.order_by(Model.created_at.desc(), Model.id.desc()).limit(limit)
-        return list(self.session.execute(query).scalars())
+    def living(self) -> Select[Model]:
+        """The tenant's models that are not deleted, unordered."""
+        return self.every().where(Model.deleted_at.is_(None))
+
+    def every(self) -> Select[Model]:
+        """The same with deleted ones: what a paging cursor may name."""
+        return select(Model).where(Model.tenant_id == self.tenant_id)
+
+    def versions_of(self, model: Model) -> Select[ModelVersion]:
+        return select(ModelVersion).where(ModelVersion.model_id == model.id)
 
     def versions(self, model_ids: Iterable[str]) -> list[ModelVersion]:
         """Versions of the models, newest first."""
@@ -104,23 +103,19 @@ class Registry:
         )
 
 
-def referenced_blobs(session: Session, digests: Iterable[str]) -> set[str]:
-    """Which artifact digests some living version of any tenant still uses (blobs are shared by content)."""
-    query = (
-        select(ModelVersion.digest)
-        .join(Model, Model.id == ModelVersion.model_id)
-        .where(ModelVersion.digest.in_(list(digests)), Model.deleted_at.is_(None))
-    )
-    return set(session.execute(query).scalars())
+def deleted_versions(session: Session) -> list[ModelVersion]:
+    """Versions of deleted models, of any tenant, whose blobs were not freed yet."""
+    query = select(ModelVersion).join(Model, Model.id == ModelVersion.model_id).where(Model.deleted_at.is_not(None))
+    return [version for version in session.execute(query).scalars() if version.files]
 
 
-def living_files(session: Session) -> set[str]:
-    """sha256 of every blob a living version of any tenant uses."""
+def living_blobs(session: Session) -> set[str]:
+    """sha256 of every blob that a living version of any tenant uses (blobs are shared by content)."""
     query = select(ModelVersion.files).join(Model, Model.id == ModelVersion.model_id).where(Model.deleted_at.is_(None))
-    return {sha for files in session.execute(query).scalars() for sha in files.values()}
+    return {sha256 for files in session.execute(query).scalars() for sha256 in files.values()}
 
 
-def running_jobs(session: Session) -> int:
-    """Jobs of any tenant that may be writing blobs right now."""
-    query = select(func.count()).select_from(Job).where(Job.status.in_(("running", "cancelling")))
+def num_held_jobs(session: Session) -> int:
+    """Jobs of any tenant that a worker holds, so that it may be storing blobs right now."""
+    query = select(func.count()).select_from(Job).where(Job.status.in_([str(status) for status in HELD]))
     return session.execute(query).scalar_one()

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.db import session_scope
 from app.errors import Conflict, NotFound
 from app.ids import EVENT, MODEL, VERSION, new_id, utc_now
 from app.registry.names import Reference
-from app.registry.repository import PRODUCTION, Registry
+from app.registry.repository import PRODUCTION, Registry, deleted_versions, living_blobs, num_held_jobs
+from app.storage import Store, blob_key
 from app.tables import Job, Model, ModelAlias, ModelVersion
 from tsfm import catalog
 
@@ -95,20 +98,44 @@ def set_alias(session: Session, *, tenant_id: str, name: str, alias: str, versio
     return model
 
 
-def delete_model(session: Session, *, tenant_id: str, name: str) -> list[ModelVersion]:
-    """Takes the model and all its versions away; answers the versions, whose blobs may now be free.
+def remove_alias(session: Session, *, tenant_id: str, name: str, alias: str) -> Model:
+    """Takes the alias away; without `production` a bare name means the newest version again."""
+    registry = Registry(session=session, tenant_id=tenant_id)
+    model = _existing(registry, name, lock=True)
+    row = registry.alias(model, alias)
+    if row is None:
+        raise NotFound("alias", f"{name}@{alias}", param="alias")
+    version = registry.version(model, row.version)
+    assert version is not None, "aliases point at versions that exist"
+    session.delete(row)
+    _record(registry, model, alias, version, before=row.version, after=None, reason="removed by the API")
+    return model
+
+
+def delete_model(session: Session, *, tenant_id: str, name: str) -> None:
+    """Takes the model and all its versions away.
 
     The rows stay (a job's verdict must remain explainable, and its one registration used up); the name is never reused.
     """
-    registry = Registry(session=session, tenant_id=tenant_id)
-    model = _existing(registry, name, lock=True)
+    model = _existing(Registry(session=session, tenant_id=tenant_id), name, lock=True)
     model.deleted_at = utc_now()
-    return registry.versions([model.id])
 
 
-def existing(session: Session, *, tenant_id: str, name: str) -> Model:
-    """The living model called `name`, or 404."""
-    return _existing(Registry(session=session, tenant_id=tenant_id), name)
+def free_deleted_blobs(engine: Engine, store: Store) -> None:
+    """Deletes the blobs of deleted models that no living version of any tenant uses.
+
+    While any worker holds a job it does nothing, since that job may just have stored the same content and not yet
+    registered it. Called after each deletion and by the sweeper, so what is left now goes later.
+    """
+    with session_scope(engine) as session:
+        versions = deleted_versions(session)
+        if not versions or num_held_jobs(session):
+            return
+        free = {sha256 for version in versions for sha256 in version.files.values()} - living_blobs(session)
+        for sha256 in sorted(free):
+            store.delete(blob_key(sha256))
+        for version in versions:
+            version.files = {}
 
 
 def version_of(session: Session, *, tenant_id: str, reference: Reference) -> tuple[Model, ModelVersion, bool]:
@@ -194,14 +221,27 @@ def _point(registry: Registry, model: Model, alias: str, version: ModelVersion, 
         registry.session.add(ModelAlias(model_id=model.id, alias=alias, version=version.version, updated_at=now))
     else:
         row.version, row.updated_at = version.version, now
+    _record(registry, model, alias, version, before=before, after=version.version, reason=reason)
+
+
+def _record(
+    registry: Registry,
+    model: Model,
+    alias: str,
+    version: ModelVersion,
+    *,
+    before: int | None,
+    after: int | None,
+    reason: str,
+) -> None:
+    was = f" (was {before})" if before is not None else ""
+    where = "points nowhere" if after is None else f"points at version {after}"
     registry.add_event(
         event_id=new_id(EVENT),
         job_id=version.job_id,
-        at=now,
-        message=f"{model.name}: {alias} now points at version {version.version}"
-        + (f" (was {before})" if before is not None else "")
-        + f": {reason}.",
-        data={"model": model.name, "alias": alias, "version": version.version, "previous": before, "reason": reason},
+        at=utc_now(),
+        message=f"{model.name}: {alias} now {where}{was}: {reason}.",
+        data={"model": model.name, "alias": alias, "version": after, "previous": before, "reason": reason},
     )
 
 

@@ -1,0 +1,164 @@
+"""What a model name means right now: what was asked, and what answers. Known names need no query for up to a second.
+
+An entry younger than half a second is used as it is; an older one is used while it is fetched again in the background;
+at one second it is fetched before it is used. So a moved alias, also one moved by another process, is seen within a
+second, and a busy name costs one query per half second.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+
+from app.db import session_scope
+from app.errors import NotFound
+from app.registry.names import MAX_NAME_CHARS, parse_reference
+from app.registry.repository import Registry
+from app.registry.service import version_of
+from tsfm import catalog
+
+REFRESH_SECONDS = 0.5
+MAX_AGE_SECONDS = 1.0
+MAX_ENTRIES = 10_000
+
+
+class SourceKind(StrEnum):
+    TUNED = "tuned"
+    ZERO_SHOT = "zero_shot"
+    RIVAL = "rival"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One thing that can forecast. Immutable: the same key always gives the same numbers."""
+
+    kind: SourceKind
+    name: str
+    """The backbone's name (tuned and zero-shot) or the rival's."""
+    digest: str | None
+    """Of the artifact, or of the backbone's weights; rivals have none."""
+    version: int | None = None
+    files: Mapping[str, str] | None = None
+    """Artifact path → sha256, tuned only."""
+
+    @property
+    def key(self) -> str:
+        return self.digest if self.kind is SourceKind.TUNED and self.digest else f"{self.kind.value}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A resolved name."""
+
+    model: str
+    """Full name, as the answer shows it."""
+    version: int | None
+    digest: str | None
+    source: Source
+    """What answers: the version's own weights, or its fallback."""
+    fallback: str | None
+    prediction_length: int | None = None
+    """The horizon it was tuned for."""
+    freq: str | None = None
+    """The frequency it was tuned on."""
+    training_file: str | None = None
+
+
+def catalogue_target(name: str) -> Target | None:
+    """Backbones (zero-shot) and rivals; None for any other name."""
+    source = _zero_shot(name) if name in catalog.BACKBONES else _rival(name) if name in catalog.RIVALS else None
+    if source is None:
+        return None
+    return Target(model=name, version=None, digest=source.digest, source=source, fallback=None)
+
+
+def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
+    """Resolves a tuned name with one short read transaction, or 404."""
+    with session_scope(engine, read_only=True) as session:
+        model, version, own_weights = version_of(session, tenant_id=tenant_id, reference=parse_reference(name))
+        job = Registry(session=session, tenant_id=tenant_id).job(version.job_id)
+    tuned = Source(
+        kind=SourceKind.TUNED,
+        name=model.backbone,
+        digest=version.digest,
+        version=version.version,
+        files=version.files,
+    )
+    fallback = None if own_weights else version.fallback
+    return Target(
+        model=model.name,
+        version=version.version,
+        digest=version.digest,
+        source=tuned if fallback is None else _fallback_source(fallback, model.backbone),
+        fallback=fallback,
+        prediction_length=model.prediction_length,
+        freq=job.resolved.get("freq") if job else None,
+        training_file=job.training_file if job else None,
+    )
+
+
+def _fallback_source(fallback: str, backbone: str) -> Source:
+    return _zero_shot(backbone) if fallback == "zero_shot" else _rival(fallback)
+
+
+def _zero_shot(backbone: str) -> Source:
+    spec = catalog.backbone(backbone)
+    return Source(kind=SourceKind.ZERO_SHOT, name=backbone, digest=f"sha256:{spec.sha256}")
+
+
+def _rival(name: str) -> Source:
+    return Source(kind=SourceKind.RIVAL, name=name, digest=None)
+
+
+class Directory:
+    """The cache in front of `find_target`; lives on one event loop. `find(tenant_id, name)` does the query."""
+
+    def __init__(self, find: Callable[[str, str], Target], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._find = find
+        self._clock = clock
+        self._entries: dict[tuple[str, str], tuple[float, Target]] = {}
+        self._fetching: dict[tuple[str, str], asyncio.Task[Target]] = {}
+
+    async def target(self, tenant_id: str, name: str) -> Target:
+        """What `name` means for this tenant, at most a second old; 404 when it means nothing."""
+        if (built_in := catalogue_target(name)) is not None:
+            return built_in
+        if not 0 < len(name) <= MAX_NAME_CHARS:
+            raise NotFound("model", name[:MAX_NAME_CHARS], param="model")
+        key = (tenant_id, name)
+        entry = self._entries.get(key)
+        age = self._clock() - entry[0] if entry else MAX_AGE_SECONDS
+        if entry is None or age >= MAX_AGE_SECONDS:
+            return await asyncio.shield(self._fetch(key))
+        if age >= REFRESH_SECONDS:
+            self._fetch(key)
+        return entry[1]
+
+    def forget(self, tenant_id: str) -> None:
+        """Drops this tenant's names, so that a change made here is seen by the next request. Any thread may call."""
+        for key in list(self._entries):
+            if key[0] == tenant_id:
+                self._entries.pop(key, None)
+
+    def _fetch(self, key: tuple[str, str]) -> asyncio.Task[Target]:
+        if (running := self._fetching.get(key)) is None:
+            running = self._fetching[key] = asyncio.create_task(self._refresh(key))
+            running.add_done_callback(lambda task: self._done(key, task))
+        return running
+
+    async def _refresh(self, key: tuple[str, str]) -> Target:
+        asked_at = self._clock()  # the age counts from before the query
+        target = await run_in_threadpool(self._find, *key)
+        if len(self._entries) >= MAX_ENTRIES:
+            self._entries.clear()
+        self._entries[key] = (asked_at, target)
+        return target
+
+    def _done(self, key: tuple[str, str], task: asyncio.Task[Target]) -> None:
+        del self._fetching[key]
+        if task.cancelled() or task.exception() is not None:
+            self._entries.pop(key, None)

@@ -1,0 +1,92 @@
+"""Rows of the registry as the API shows them."""
+
+from collections.abc import Iterable
+
+from app.ids import unix_seconds
+from app.registry.repository import PRODUCTION
+from app.registry.schemas import AliasChange, ModelObject, VersionDetail, VersionObject
+from app.tables import JobEvent, Model, ModelVersion
+from tsfm import catalog
+
+BUILT_IN = "temper"
+"""`owned_by` of backbones and rivals."""
+
+
+def catalogue_models() -> list[ModelObject]:
+    """Backbones, then rivals: what everybody may ask for."""
+    backbones = [_built_in(spec.name, kind="backbone", tasks=list(spec.tasks)) for spec in catalog.BACKBONES.values()]
+    return backbones + [_built_in(name, kind="rival", tasks=["forecast"]) for name in catalog.RIVALS]
+
+
+def _built_in(name: str, *, kind: str, tasks: list[str]) -> ModelObject:
+    return ModelObject.model_validate(
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": BUILT_IN,
+            "kind": kind,
+            "backbone": name if kind == "backbone" else None,
+            "tasks": tasks,
+            "prediction_length": None,
+            "latest_version": None,
+            "aliases": {},
+            "serves": None,
+        }
+    )
+
+
+def tuned_model(model: Model, *, tenant: str, aliases: dict[str, int], versions: Iterable[ModelVersion]) -> ModelObject:
+    """`versions` newest first."""
+    newest = next(iter(versions))
+    return ModelObject(
+        id=model.name,
+        object="model",
+        created=unix_seconds(model.created_at),
+        owned_by=tenant,
+        kind="fine_tuned",
+        backbone=model.backbone,
+        tasks=[model.task],
+        prediction_length=model.prediction_length,
+        latest_version=newest.version,
+        aliases=aliases,
+        serves=_serves(newest, aliases),
+    )
+
+
+def _serves(newest: ModelVersion, aliases: dict[str, int]) -> str:
+    if PRODUCTION in aliases:
+        return f"version {aliases[PRODUCTION]}"
+    return newest.fallback or f"version {newest.version}"
+
+
+def alias_change(event: JobEvent) -> AliasChange:
+    data = event.data or {}
+    return AliasChange(
+        created_at=unix_seconds(event.created_at),
+        alias=data["alias"],
+        version=data["version"],
+        previous=data["previous"],
+        reason=data["reason"],
+    )
+
+
+def version_object(model: Model, version: ModelVersion, aliases: dict[str, int]) -> VersionObject:
+    return VersionObject(
+        id=version.id,
+        object="model.version",
+        created_at=unix_seconds(version.created_at),
+        model=model.name,
+        version=version.version,
+        job_id=version.job_id,
+        digest=version.digest,
+        judged=version.judged,
+        verdict=version.verdict,
+        fallback=version.fallback,
+        aliases=sorted(alias for alias, number in aliases.items() if number == version.version),
+    )
+
+
+def version_detail(model: Model, version: ModelVersion, aliases: dict[str, int]) -> VersionDetail:
+    shown = version_object(model, version, aliases)
+    return VersionDetail(**shown.model_dump(), files=version.files, manifest=version.manifest)
