@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 MAX_NAME_CHARS = 512
-ALIAS_PATTERN = r"^(?=.*[A-Za-z_-])[A-Za-z0-9_-]{1,64}$"
-"""Never digits alone: `name@3` is a version."""
+ALIAS_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+"""Never begins with a digit: `name@3` is a version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
