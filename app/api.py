@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from app.health import router as health_router
 
 _NATIVE: tuple[str, ...] = (
+    "app.files.endpoints",
     "app.auth.endpoints",
     "app.registry.endpoints",
 )
