@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from tsfm import catalog
 from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.series.frame import SeriesFrame
 
 LEVELS = (0.1, 0.5, 0.9)
 CONFIG = {"context_length": 32, "prediction_length": 16, "width": 16, "dropout": 0.1}
@@ -110,3 +112,22 @@ def register(weights_dir: Path) -> catalog.BackboneSpec:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     catalog.BACKBONES["toy"] = spec(hashlib.sha256(weights).hexdigest())
     return catalog.BACKBONES["toy"]
+
+
+def frame(*, num_series: int = 3, length: int = 240, seed: int = 0, freq: str = "h") -> SeriesFrame:
+    """Hourly sines of period 12 with noise, a trend each and a few missing values."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(length)
+    rows = [
+        10 * (i + 1) + 0.01 * i * t + np.sin(2 * np.pi * t / 12 + i) + 0.3 * rng.standard_normal(length)
+        for i in range(num_series)
+    ]
+    for row in rows:
+        row[rng.integers(0, length, size=length // 50)] = np.nan
+    return SeriesFrame(
+        item_ids=tuple(f"s{i}" for i in range(num_series)),
+        values=np.concatenate(rows),
+        offsets=np.arange(num_series + 1, dtype=np.int64) * length,
+        starts=np.zeros(num_series, dtype=np.int64),
+        freq=freq,
+    )

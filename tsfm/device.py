@@ -8,7 +8,7 @@ import torch
 
 def default_device() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def training_precision(device: torch.device) -> AbstractContextManager[Any]:

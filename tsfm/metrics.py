@@ -38,17 +38,19 @@ def scales_of(frame: SeriesFrame, split: Split, *, season: int) -> Scales:
     fallbacks = {"lag_1": 0, "mean_absolute_value": 0, "one": 0}
     first, end = split.block(Block.TRAIN)
     for i in range(len(frame)):
-        y = frame.series(i)[first[i] : end[i]]
-        for fallback, d in ((None, _differences(y, season)), ("lag_1", _differences(y, 1)), ("mean_absolute_value", y)):
-            steps = np.abs(d[~np.isnan(d)])
-            if len(steps) and steps.max() > 0:
-                mase[i], rmsse[i] = steps.mean(), np.sqrt(np.square(steps).mean())
-                break
-        else:
-            fallback = "one"
+        fallback, mase[i], rmsse[i] = _scale(frame.series(i)[first[i] : end[i]], season)
         if fallback is not None:
             fallbacks[fallback] += 1
     return Scales(mase=mase, rmsse=rmsse, season=season, num_fallbacks=fallbacks)
+
+
+def _scale(y: Floats, season: int) -> tuple[str | None, float, float]:
+    """(fallback taken or None, mean, root mean square)."""
+    for fallback, d in ((None, _differences(y, season)), ("lag_1", _differences(y, 1)), ("mean_absolute_value", y)):
+        steps = np.abs(d[~np.isnan(d)])
+        if len(steps) and steps.max() > 0:
+            return fallback, float(steps.mean()), float(np.sqrt(np.square(steps).mean()))
+    return "one", 1.0, 1.0
 
 
 def _differences(y: Floats, lag: int) -> Floats:

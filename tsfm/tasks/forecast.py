@@ -74,10 +74,13 @@ class Source(Protocol):
 
 
 class BackboneSource:
-    """A network, asked in blocks of at most `block_length` steps; its own point is appended between blocks."""
+    """A network in eval mode, asked in blocks of at most `block_length` steps; its point is appended between blocks.
+
+    It holds the network, not a copy: the training loop validates through one source while the weights move.
+    """
 
     def __init__(self, model: Backbone, *, block_length: int, context_length: int, cut_from_block: bool) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.block_length, self.context_length = block_length, context_length
         self.cut_from_block = cut_from_block
         """True asks for whole blocks and cuts, so that a shorter forecast is the beginning of the tuned one."""
@@ -174,7 +177,7 @@ class Forecaster:
         except WeightsError as error:
             raise ArtifactError(error.message) from error
         source = BackboneSource(
-            model.to(device or default_device()),
+            model.to(device or default_device()).eval().requires_grad_(False),
             block_length=min(int(facts["prediction_length"]), spec.prediction_length),
             context_length=int(facts["context_length"]),
             cut_from_block=True,
@@ -203,7 +206,10 @@ class Forecaster:
         context = min(context_length or spec.context_length, spec.context_length)
         model = load_backbone(spec, weights_dir=weights_dir).to(device or default_device())
         source = BackboneSource(
-            model, block_length=spec.prediction_length, context_length=context, cut_from_block=False
+            model.requires_grad_(False),
+            block_length=spec.prediction_length,
+            context_length=context,
+            cut_from_block=False,
         )
         return cls(
             name=spec.name,
@@ -226,6 +232,17 @@ class Forecaster:
             prediction_length=None,
             max_prediction_length=None,
             period=period,
+        )
+
+    @classmethod
+    def fallback(
+        cls, manifest: dict[str, Any], name: str, *, weights_dir: Path | None = None, device: torch.device | None = None
+    ) -> Self:
+        """What a job's verdict named instead of the tuned weights, set up exactly as it was judged."""
+        if name == "zero_shot":
+            return cls.zero_shot(manifest["backbone"]["name"], weights_dir=weights_dir, device=device)
+        return cls.rival(
+            name, period=manifest["rivals"]["seasonal_naive"]["period"], context_length=manifest["context_length"]
         )
 
     def predict(self, frame: SeriesFrame, prediction_length: int, quantile_levels: Sequence[float] = ()) -> Forecast:

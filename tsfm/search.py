@@ -1,0 +1,250 @@
+"""From a resolved request to one trained model: the search over α and learning rates, then the run itself.
+
+Every trial is a complete short schedule from the start (evaluation.md §5): half-finished schedules cannot be compared.
+A search first tries the values of α at the default learning rate, then the learning rates at the chosen α, each for an
+eighth of the run's steps. When a time budget cuts a trial short the comparison is void: defaults are taken, and said.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsfm import catalog, configs, methods
+from tsfm.backbones.base import Backbone
+from tsfm.configs import TrainConfig
+from tsfm.evaluate import score
+from tsfm.methods.base import Method
+from tsfm.metrics import Scales
+from tsfm.progress import Reporter
+from tsfm.provenance import identity_of
+from tsfm.request import train_config
+from tsfm.series.windows import Windows
+from tsfm.state import read_scalars, save_state
+from tsfm.tasks.forecast import Source
+from tsfm.train import Position, Stage, Validation, steps_per_epoch, train
+
+TRIAL_SHARE = 8
+"""A trial takes one step for every so many of the run's."""
+MIN_TRIAL_STEPS = 20
+SEARCH_BUDGET_SHARE = 0.3
+"""Part of `budget_seconds` that all trials together may use."""
+_NO_PATIENCE_LIMIT = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A model ready to be judged, and how it came about."""
+
+    model: Backbone
+    method: Method
+    method_config: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    """Resolved values; `learning_rate` is the one that was used."""
+    training: dict[str, Any] = field(default_factory=dict)
+    num_trainable_parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One complete schedule with everything decided."""
+
+    name: str
+    method_config: dict[str, Any]
+    learning_rate: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Search:
+    """Everything that the stages of one job share."""
+
+    resolved: dict[str, Any]
+    train: Windows
+    validation: Windows
+    scales: Scales
+    metric: str
+    fresh: Callable[[], Backbone]
+    """Loads the pretrained backbone anew, on CPU."""
+    source: Callable[[Backbone], Source]
+    """How the tuned network will be asked for forecasts."""
+    identity: Mapping[str, Any]
+    state_dir: Path
+    reporter: Reporter
+    should_stop: Callable[[], str | None]
+    device: torch.device
+    spent_seconds: float = 0.0
+    planned_steps: int = 0
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """What was tried: name, alpha, learning_rate, validation, stopped."""
+
+    def run(self) -> Outcome:
+        rates, alphas = self._rates(), self._alphas()
+        num_trials = (len(alphas) if len(alphas) > 1 else 0) + (len(rates) if len(rates) > 1 else 0)
+        if num_trials and len(alphas) > 1 and len(rates) > 1:
+            num_trials -= 1  # the chosen alpha has already been tried at the default rate
+        config = train_config(self.resolved, learning_rate=rates[0])
+        total = steps_per_epoch(len(self.train), config) * config.max_epochs
+        short = min(total, max(MIN_TRIAL_STEPS, total // TRIAL_SHARE))
+        self.reporter.plan(num_trials * short + total)
+        trial = self._search(rates, alphas, short, num_trials)
+        return self._final(trial, total)
+
+    def _rates(self) -> list[float]:
+        asked = self.resolved["hyperparameters"]["learning_rate"]
+        return [float(rate) for rate in asked] if isinstance(asked, list | tuple) else [float(asked)]
+
+    def _alphas(self) -> list[float]:
+        asked = self.resolved["method_config"].get("alpha")
+        return list(configs.ALPHA_SEARCH) if asked == "search" else [asked] if asked is not None else []
+
+    def _search(self, rates: list[float], alphas: list[float], steps: int, num_trials: int) -> Trial:
+        """The trial to run in full: α first, then the learning rate."""
+        middle = rates[len(rates) // 2]
+        options = dict(self.resolved["method_config"])
+        start = Trial(name="run", method_config=options, learning_rate=middle)
+        if alphas:
+            default = catalog.method(self.resolved["method"]).config().alpha if len(alphas) > 1 else alphas[0]
+            start = dataclasses.replace(start, method_config={**options, "alpha": default})
+        share = None
+        if self.resolved["budget_seconds"] is not None and num_trials:
+            share = SEARCH_BUDGET_SHARE * float(self.resolved["budget_seconds"]) / num_trials
+        results: dict[tuple[float, float | None], float] = {}
+        best = start
+        if len(alphas) > 1:
+            tried = [self._with_alpha(best, alpha) for alpha in alphas]
+            best = self._pick(tried, best, steps, share, results)
+        if len(rates) > 1:
+            tried = [dataclasses.replace(best, learning_rate=rate) for rate in rates]
+            best = self._pick(tried, best, steps, share, results)
+        return best
+
+    def _with_alpha(self, trial: Trial, alpha: float) -> Trial:
+        return dataclasses.replace(trial, method_config={**trial.method_config, "alpha": alpha})
+
+    def _pick(
+        self,
+        tried: list[Trial],
+        default: Trial,
+        steps: int,
+        budget_seconds: float | None,
+        results: dict[tuple[float, float | None], float],
+    ) -> Trial:
+        """The trial with the lowest validation error, the first among equals; the default if one was not completed."""
+        best, lowest = default, None
+        for trial in tried:
+            key = (trial.learning_rate, trial.method_config.get("alpha"))
+            if key not in results:
+                error = self._trial(trial, steps, budget_seconds)
+                if error is None:
+                    self.reporter.message(
+                        f"The search was given up ({self.trials[-1]['stopped']}): defaults are used instead."
+                    )
+                    return default
+                results[key] = error
+            if lowest is None or results[key] < lowest:
+                best, lowest = trial, results[key]
+        return best
+
+    def _trial(self, trial: Trial, steps: int, budget_seconds: float | None) -> float | None:
+        """Validation error of a complete short schedule; None when it was cut short, or nothing could be read."""
+        name = f"trial-{len(self.trials)}"
+        config = dataclasses.replace(
+            train_config(self.resolved, learning_rate=trial.learning_rate), patience=_NO_PATIENCE_LIMIT
+        )
+        stage = self._stage(name, trial, config, steps, budget_seconds)
+        at = self._finished(stage)
+        alpha = trial.method_config.get("alpha")
+        described = f"learning rate {trial.learning_rate:.3g}" + (f", alpha {alpha:g}" if alpha is not None else "")
+        if at is None:
+            self.reporter.stage(self.planned_steps, f"Trying {described} for {steps} steps.")
+            at, _, _ = self._run_stage(stage, trial)
+            # A finished trial is remembered without its tensors.
+            scalars = {"identity": stage.identity, "position": dataclasses.asdict(at)}
+            save_state(stage.state_path, {}, scalars)
+        self.planned_steps += steps
+        self.spent_seconds += at.elapsed_seconds
+        self.trials.append(
+            {
+                "learning_rate": trial.learning_rate,
+                "alpha": alpha,
+                "steps": at.step,
+                "validation": at.best_error,
+                "stopped": at.stopped,
+            }
+        )
+        return at.best_error if at.stopped == "completed" else None
+
+    def _final(self, trial: Trial, total: int) -> Outcome:
+        config = train_config(self.resolved, learning_rate=trial.learning_rate)
+        budget = self.resolved["budget_seconds"]
+        left = None if budget is None else max(float(budget) - self.spent_seconds, 0.0)
+        stage = self._stage("run", trial, config, total, left)
+        self.reporter.stage(self.planned_steps, f"Training for at most {total} steps at {trial.learning_rate:.3g}.")
+        at, model, method = self._run_stage(stage, trial)
+        return Outcome(
+            model=model,
+            method=method,
+            method_config=trial.method_config,
+            hyperparameters={**self.resolved["hyperparameters"], "learning_rate": trial.learning_rate},
+            training={
+                "steps": at.step,
+                "total_steps": total,
+                "best_step": at.best_step,
+                "best_validation": at.best_error,
+                "stopped": at.stopped,
+                "micro_batch": at.micro_batch,
+                "history": at.history,
+                "search": self.trials,
+            },
+            num_trainable_parameters=sum(p.numel() for _, p in method.trainable_parameters(model)),
+        )
+
+    def _stage(self, name: str, trial: Trial, config: TrainConfig, steps: int, budget_seconds: float | None) -> Stage:
+        identity = identity_of(
+            {
+                **self.identity,
+                "request": {**self.resolved, "budget_seconds": None},
+                "trial": dataclasses.asdict(trial),
+                "steps": steps,
+            }
+        )
+        return Stage(
+            name=name,
+            config=config,
+            total_steps=steps,
+            state_path=self.state_dir / f"{name}.safetensors",
+            identity=identity,
+            budget_seconds=budget_seconds,
+        )
+
+    def _finished(self, stage: Stage) -> Position | None:
+        """Where a trial ended, if an earlier attempt of this job completed it."""
+        scalars = read_scalars(stage.state_path)
+        if scalars is None or scalars["identity"] != stage.identity or scalars["position"]["stopped"] is None:
+            return None
+        return Position(**scalars["position"])
+
+    def _run_stage(self, stage: Stage, trial: Trial) -> tuple[Position, Backbone, Method]:
+        spec = catalog.method(self.resolved["method"])
+        method = methods.create(spec.name, spec.config(**trial.method_config))
+        model = method.prepare(self.fresh()).to(self.device)
+        source = self.source(model)
+
+        def validate(_: Backbone) -> Validation:
+            metrics = score(source, self.validation, self.scales, should_stop=self.should_stop)
+            return Validation(error=metrics.get(self.metric), metrics=metrics)
+
+        at = train(
+            model,
+            method,
+            self.train,
+            validate,
+            stage=stage,
+            device=self.device,
+            reporter=self.reporter,
+            should_stop=self.should_stop,
+        )
+        return at, model, method
