@@ -1,0 +1,25 @@
+"""`temper backbones`: the pretrained networks this service can tune."""
+
+from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
+from app.cli.output import out, print_json, row, table
+
+
+def backbones(url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the pretrained networks, their limits, licences and methods."""
+    with connect(url, home) as api:
+        answer = api.get("/v1/backbones")
+    if as_json:
+        print_json(answer)
+        return
+    shown = table("backbone", "parameters>", "context>", "horizon>", "methods", "licence")
+    for one in answer["data"]:
+        row(
+            shown,
+            one.get("name") or one.get("id"),
+            f"{one['num_parameters']:,}",
+            one["context_length"],
+            one["max_prediction_length"],
+            ", ".join(one["methods"]),
+            one["licence"],
+        )
+    out.print(shown)

@@ -1,0 +1,145 @@
+"""`temper finetune FILE`: upload, start a job, watch it, print the verdict."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import Client, CommandError
+from app.cli.files import (
+    Duplicates,
+    Freq,
+    IdColumn,
+    TargetColumn,
+    TimestampColumn,
+    TimestampFormat,
+    Timezone,
+    roles,
+    send,
+)
+from app.cli.follow import follow, require_success
+from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
+from app.cli.output import print_json, print_reading, print_verdict, say
+
+FILE_ID = "file-"
+
+
+def finetune(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or Parquet file, or the id of an uploaded one.")],
+    prediction_length: Annotated[int, typer.Option("--prediction-length", min=1, help="Steps ahead to forecast.")],
+    model: Annotated[str | None, typer.Option(help="Backbone to tune; `temper backbones` lists them.")] = None,
+    method: Annotated[str | None, typer.Option(help="How to tune it: sff, full, linear_probe, …")] = None,
+    alpha: Annotated[str | None, typer.Option(help='SFF: weight on the pretrained side, 0 to 1, or "search".')] = None,
+    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history the model sees.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
+    ] = None,
+    method_options: Annotated[
+        list[str] | None, typer.Option("--method-option", metavar="NAME=VALUE", help="Of the method; repeatable.")
+    ] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Cap on training time.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    test: Annotated[bool, typer.Option("--test/--no-test", help="Keep a test block to be judged on.")] = True,
+    suffix: Annotated[str | None, typer.Option(help="Becomes part of the new model's name.")] = None,
+    register_as: Annotated[str | None, typer.Option(help="Existing model to add a version to.")] = None,
+    id_column: IdColumn = None,
+    timestamp_column: TimestampColumn = None,
+    target_column: TargetColumn = None,
+    freq: Freq = None,
+    timezone: Timezone = None,
+    timestamp_format: TimestampFormat = None,
+    duplicates: Duplicates = None,
+    wait: Annotated[bool, typer.Option("--follow/--no-follow", help="Watch the job until it ends.")] = True,
+    url: Url = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on a file, and say whether that beat what you had."""
+    body: dict[str, Any] = {
+        "prediction_length": prediction_length,
+        "model": model,
+        "method": method_of(method, alpha, method_options),
+        "context_length": context_length,
+        "hyperparameters": assignments("--set", settings),
+        "budget": None if budget_seconds is None else {"seconds": budget_seconds},
+        "seed": seed,
+        "suffix": suffix,
+        "register_as": register_as,
+    }
+    options = roles(
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        target_columns=target_column,
+        freq=freq,
+        timezone=timezone,
+        timestamp_format=timestamp_format,
+        duplicates=duplicates,
+    )
+    with connect(url, home) as api:
+        job = start(api, file, body, options=options, test=test, quiet=as_json)
+        if wait:
+            job = follow(api, job["id"])
+            require_success(job)
+    if as_json:
+        print_json(job)
+    elif wait:
+        print_verdict(job)
+        say(f"\nNext: temper forecast {job['fine_tuned_model']} -o forecast.csv")
+    else:
+        typer.echo(job["id"])
+
+
+def start(
+    api: Client, file: str, body: dict[str, Any], *, options: dict[str, Any], test: bool, quiet: bool
+) -> dict[str, Any]:
+    """Uploads what is not uploaded yet and creates the job; None means that the service decides."""
+    if not file.startswith(FILE_ID) or Path(file).exists():
+        uploaded = send(api, Path(file), options)
+        if not quiet:
+            print_reading(uploaded)
+        file = uploaded["id"]
+    elif options:
+        raise CommandError(f"{file} is uploaded already: column options belong to the upload.")
+    asked = {name: value for name, value in body.items() if value not in (None, {})}
+    if not test:
+        asked["gate"] = None
+    job = api.post("/v1/jobs", {"training_file": file, **asked})
+    if not quiet:
+        chosen = ", ".join(f"{name}={value}" for name, value in (job.get("method") or {}).items() if value is not None)
+        lengths = f"context {job['context_length']} → {job['prediction_length']} steps"
+        say(f"{job['id']}: {job['model']}, {chosen}, {lengths}")
+    return job
+
+
+def method_of(method: str | None, alpha: str | None, options: list[str] | None) -> str | dict[str, Any] | None:
+    """The job's `method`: a bare name, or an object where options are given. `--alpha` alone means SFF."""
+    chosen = assignments("--method-option", options)
+    if alpha is not None:
+        if method not in (None, "sff"):
+            raise CommandError(f"--alpha is an option of sff, not of {method}.")
+        method = "sff"
+        chosen["alpha"] = parsed(alpha)
+    if not chosen:
+        return method
+    if method is None:
+        raise CommandError("--method-option needs --method.")
+    return {"type": method, **chosen}
+
+
+def assignments(option: str, pairs: list[str] | None) -> dict[str, Any]:
+    """`name=value` pairs; a value is JSON where it reads as JSON, else text."""
+    found = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise CommandError(f"{option} {pair!r} is not NAME=VALUE.")
+        found[name] = parsed(value)
+    return found
+
+
+def parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,105 @@
+"""`temper models`: fine-tuned models, their versions, and which of them a bare name serves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.files import save
+from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
+from app.cli.output import moment, number, out, print_json, row, say, table
+
+app = typer.Typer(help="List, promote, download and delete fine-tuned models.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a fine-tuned model.")]
+Version = Annotated[int, typer.Argument(min=1, help="Number of a version.")]
+
+
+@app.command("list")
+def list_models(limit: Limit = 20, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Fine-tuned models, newest first."""
+    with connect(url, home) as api:
+        found = api.pages("/v1/models", limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    shown = table("model", "backbone", "horizon>", "aliases", "made")
+    for model in found:
+        aliases = ", ".join(f"{alias} → {version}" for alias, version in (model.get("aliases") or {}).items())
+        row(
+            shown,
+            model.get("name") or model["id"],
+            model.get("backbone"),
+            model.get("prediction_length"),
+            aliases or None,
+            moment(model.get("created_at")),
+        )
+    out.print(shown)
+
+
+@app.command("show")
+def show(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """A model and its versions, each with its verdict."""
+    with connect(url, home) as api:
+        model = api.get(f"/v1/models/{name}")
+        versions = api.get(f"/v1/models/{name}/versions")["data"]
+    if as_json:
+        print_json({**model, "versions": versions})
+        return
+    say(f"{name}: {model.get('backbone')}, {model.get('task')}, prediction_length {model.get('prediction_length')}")
+    aliases = model.get("aliases") or {}
+    shown = table("version>", "aliases", "test MASE>", "fallback", "made", "digest")
+    for version in versions:
+        named = ", ".join(alias for alias, target in aliases.items() if target == version["version"])
+        verdict = version.get("verdict") or {}
+        row(
+            shown,
+            version["version"],
+            named or None,
+            number(verdict.get("test")),
+            version.get("fallback"),
+            moment(version.get("created_at")),
+            version["digest"][:19],
+        )
+    out.print(shown)
+
+
+@app.command("promote")
+def promote(
+    name: Name,
+    version: Version,
+    alias: Annotated[str, typer.Option(help="The alias to point at that version.")] = "production",
+    url: Url = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Point an alias at a version. Rolling back is promoting an older one."""
+    with connect(url, home) as api:
+        answer = api.put(f"/v1/models/{name}/aliases/{alias}", {"version": version})
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{name}@{alias} is version {version} now.")
+
+
+@app.command("download")
+def download(
+    name: Name,
+    version: Version,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Archive to write.")],
+    url: Url = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """A version's safetensors checkpoint with its manifest and model card, as one archive."""
+    with connect(url, home) as api:
+        save(api, f"/v1/models/{name}/versions/{version}/download", output)
+
+
+@app.command("delete")
+def delete(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Delete a model with all its versions."""
+    with connect(url, home) as api:
+        answer = api.delete(f"/v1/models/{name}")
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{name} is deleted.")
