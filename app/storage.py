@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Idempotent: a missing object is no error."""
+
+    def list_older(self, prefix: str, moment: datetime) -> list[str]:
+        """Keys under `prefix` that were last written before `moment`."""
 
     def list(self, prefix: str) -> list[str]: ...
 
@@ -142,6 +146,12 @@ class ObjectStore:
 
         with contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
+
+    def list_older(self, prefix: str, moment: datetime) -> list[str]:
+        import obstore
+
+        found = (item for batch in obstore.list(self._store, prefix=prefix) for item in batch)
+        return sorted(str(item["path"]) for item in found if item["last_modified"] < moment)
 
     def list(self, prefix: str) -> list[str]:
         import obstore

@@ -102,15 +102,28 @@ def heartbeat(
     return Flags(cancel=job.cancel_requested, pause=job.pause_requested)
 
 
-def succeed(session: Session, job_id: str, *, owner: str, result: Mapping[str, Any]) -> Job | None:
-    """`running → succeeded`; the caller registers the version in the same transaction. None: not ours to end."""
+def hold(session: Session, job_id: str, *, owner: str, lease_seconds: float) -> Job | None:
+    """The row, locked for this transaction, if the job is still ours and still to be ended by a success."""
+    return update_row(
+        session,
+        job_id,
+        values={"lease_until": database_in(session, lease_seconds)},
+        where=(Job.owner == owner, Job.status == JobStatus.RUNNING.value),
+    )
+
+
+def succeed(
+    session: Session, job_id: str, *, owner: str, result: Mapping[str, Any], name: str, version: int, message: str
+) -> Job | None:
+    """`running → succeeded`, in the transaction that registered version `version` of `name`. None: not ours to end."""
     return transition(
         session,
         job_id,
         JobStatus.SUCCEEDED,
-        message="Job succeeded.",
+        message=message,
+        data={"fine_tuned_model": name, "model_version": version},
         where=(Job.owner == owner,),
-        values={"result": dict(result), "error": None},
+        values={"result": dict(result), "error": None, "fine_tuned_model": name, "model_version": version},
     )
 
 

@@ -34,6 +34,14 @@ def claim(engine: Engine, job_id: str, owner: str = "new", max_running: int = 4)
     )
 
 
+def succeed(engine: Engine, job_id: str, owner: str) -> Job | None:
+    result = {"digest": "d"}
+    return do(
+        engine,
+        lambda s: leases.succeed(s, job_id, owner=owner, result=result, name="ft:a", version=1, message="done"),
+    )
+
+
 def lose(engine: Engine, job_id: str, *, expired_only: bool = False) -> Job | None:
     return do(
         engine,
@@ -132,16 +140,16 @@ class TestHeartbeat:
 class TestEnds:
     def test_only_the_owner_ends_a_job_and_only_once(self, engine: Engine, file_id: str) -> None:
         job_id = make(engine, file_id, JobStatus.RUNNING)
-        assert do(engine, lambda s: leases.succeed(s, job_id, owner="other", result={})) is None
-        done = do(engine, lambda s: leases.succeed(s, job_id, owner=OWNER, result={"digest": "d"}))
+        assert succeed(engine, job_id, "other") is None
+        done = succeed(engine, job_id, OWNER)
         assert done is not None
         assert (done.status, done.owner, done.result) == ("succeeded", None, {"digest": "d"})
         assert done.finished_at is not None
-        assert do(engine, lambda s: leases.succeed(s, job_id, owner=OWNER, result={})) is None
+        assert succeed(engine, job_id, OWNER) is None
 
     def test_a_cancellation_wins_over_a_late_success(self, engine: Engine, file_id: str) -> None:
         job_id = make(engine, file_id, JobStatus.CANCELLING)
-        assert do(engine, lambda s: leases.succeed(s, job_id, owner=OWNER, result={})) is None
+        assert succeed(engine, job_id, OWNER) is None
         assert do(engine, lambda s: leases.cancelled(s, job_id, owner=OWNER)).status == "cancelled"  # type: ignore[union-attr]
 
     def test_a_pause_taken_back_is_no_pause(self, engine: Engine, file_id: str) -> None:

@@ -1,0 +1,76 @@
+"""A stand-in for `worker.run_job` that speaks the same lines without torch; the job's request says how it behaves.
+
+`{"behaviour": "succeed" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print"}`
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from worker.protocol import Assignment, message
+
+orders: list[str] = []
+
+
+def listen() -> None:
+    for line in sys.stdin:
+        orders.append(line.strip())
+    os._exit(70)
+
+
+def say(kind: str, **content: Any) -> None:
+    sys.stdout.write(message(kind, content))
+    sys.stdout.flush()
+
+
+def progress(step: int, **more: Any) -> None:
+    say("progress", phase="training", step=step, total_steps=100, fraction=step / 100, eta_seconds=1.0, **more)
+
+
+def wait_for_order() -> None:
+    step = 0
+    while not orders:
+        step += 1
+        progress(step)
+        time.sleep(0.05)
+
+
+def result(digest: str = "sha256:" + "a" * 64) -> None:
+    verdict = {"promoted": False, "fallback": "zero_shot", "reason": "Zero-shot was not beaten."}
+    say("result", result={"digest": digest, "manifest": {}, "verdict": verdict}, files={"model.safetensors": "b" * 64})
+
+
+def main() -> None:
+    behaviour = Assignment.parse(sys.stdin.readline()).request["behaviour"]
+    threading.Thread(target=listen, daemon=True).start()
+    match behaviour:
+        case "succeed":
+            progress(1, message="Training began.", metrics={"mase": 0.5, "step": 1}, validation_loss=0.5)
+            time.sleep(0.2)
+            result()
+        case "obey":
+            wait_for_order()
+            say("stopped")
+        case "slow":
+            wait_for_order()
+            result()
+        case "ignore":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            wait_for_order()
+            time.sleep(60)
+        case "error" | "retry":
+            say("error", code="non_finite", message="step 3", param=None, details=None, retry=behaviour == "retry")
+            sys.exit(1)
+        case "crash":
+            progress(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "garbage":
+            print(json.dumps({"type": "progress", "step": 1})[:-3], flush=True)
+            sys.exit(3)
+
+
+main()

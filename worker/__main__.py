@@ -1,0 +1,40 @@
+"""`python -m worker [--queues train,default]`: one worker, one job at a time. SIGTERM returns its job and ends it."""
+
+import argparse
+import logging
+import sys
+
+from app.settings import Settings
+from app.telemetry import configure_logging
+from worker.celery_app import DEFAULT, TRAIN, make_celery
+from worker.lifetime import Lifetime
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--queues", default=f"{TRAIN},{DEFAULT}", help="comma-separated; default: %(default)s")
+    queues = parser.parse_args(arguments).queues
+    settings = Settings()
+    settings.make_directories()
+    configure_logging(settings.log_level)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    celery = make_celery(settings)
+    Lifetime(settings)
+    celery.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            "--concurrency=1",
+            f"--queues={queues}",
+            "--loglevel=WARNING",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--optimization=fair",
+        ]
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""The Celery application of a worker. Settings are those measured in stack.md §1.2; nothing here loads torch.
+
+Celery only delivers ids. A message may come twice or never: the claim in the database decides (`app/jobs/leases.py`).
+"""
+
+from celery import Celery
+
+from app.queue import QUEUES, READ_FILE, RUN_JOB, VISIBILITY_TIMEOUT_SECONDS
+from app.settings import Settings
+from worker import tasks
+from worker.lifetime import current_worker
+
+TRAIN, DEFAULT = QUEUES[RUN_JOB], QUEUES[READ_FILE]
+TIME_LIMIT_MARGIN_SECONDS = 600.0
+
+
+def make_celery(settings: Settings) -> Celery:
+    """An application with both tasks registered, for `worker/__main__.py` and for tests."""
+    celery = Celery("temper", broker=settings.broker_url, set_as_current=False)
+    celery.conf.update(
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        # The sweeper starts a lost job again, with an attempt cap; a broker that did so would loop on a poison job.
+        task_reject_on_worker_lost=False,
+        task_acks_on_failure_or_timeout=True,
+        task_ignore_result=True,
+        task_track_started=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_time_limit=settings.max_run_seconds + settings.stop_grace_seconds + TIME_LIMIT_MARGIN_SECONDS,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
+            "socket_timeout": 30,
+            "health_check_interval": 25,
+        },
+        visibility_timeout=VISIBILITY_TIMEOUT_SECONDS,
+        task_default_queue=DEFAULT,
+    )
+
+    @celery.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types
+    def run_job(job_id: str) -> None:
+        tasks.run_job(current_worker(), job_id)
+
+    @celery.task(name=READ_FILE)  # type: ignore[untyped-decorator]
+    def read_file(file_id: str) -> None:
+        tasks.read_file(current_worker(), file_id)
+
+    return celery

@@ -1,0 +1,74 @@
+"""From fork to end of a pool process: what it holds, how it hears of a shutdown, and that it never outlives its parent.
+
+The parent (Celery's consumer) holds no engine, no thread and no torch; it only forks. Parent and pool process share a
+pipe: one byte on it means "shut down: give the job back", its end means that the parent was killed.
+
+SIGTERM may reach the pool process directly, too (`temper serve` signals the whole group): it means the same.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import structlog
+from celery import signals
+
+from app.db import make_engine
+from app.queue import CeleryQueue
+from app.settings import Settings
+from app.storage import ObjectStore
+from app.telemetry import configure_logging
+from worker.supervise import Worker
+from worker.sweep import start_sweeper
+
+log = structlog.get_logger(__name__)
+
+PARENT_GONE = 71
+_pool_process: list[Worker] = []
+"""What this pool process holds: filled once, after the fork."""
+
+
+def current_worker() -> Worker:
+    return _pool_process[0]
+
+
+class Lifetime:
+    """Made in the parent before it forks; its handlers run on either side of the fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._read_end, self._write_end = os.pipe()
+        # Strong references: Celery keeps weak ones, and a handler that is collected is silently never called.
+        signals.worker_process_init.connect(self._enter_pool_process, weak=False)
+        signals.worker_shutting_down.connect(self._tell_pool, weak=False)
+
+    def _tell_pool(self, **_: Any) -> None:
+        os.write(self._write_end, b"s")
+
+    def _enter_pool_process(self, **_: Any) -> None:
+        os.close(self._write_end)
+        settings = self._settings
+        configure_logging(settings.log_level)
+        worker = Worker(
+            settings=settings,
+            engine=make_engine(settings.database_url),
+            store=ObjectStore(settings.storage_url),
+            queue=CeleryQueue(settings.broker_url),
+        )
+        _pool_process[:] = [worker]
+
+        def on_sigterm(number: int, frame: FrameType | None) -> None:
+            worker.stopping.set()
+
+        signal.signal(signal.SIGTERM, on_sigterm)
+        threading.Thread(target=self._follow_parent, args=(worker,), daemon=True).start()
+        start_sweeper(worker)
+
+    def _follow_parent(self, worker: Worker) -> None:
+        if os.read(self._read_end, 1):
+            worker.stopping.set()
+            os.read(self._read_end, 1)  # a parent that is killed while it shuts down
+        log.error("parent_gone")
+        os._exit(PARENT_GONE)  # the run notices the end of its stdin and goes, too

@@ -1,0 +1,44 @@
+"""What supervisor and run say to each other: JSON lines on the run's stdout, one word a line on its stdin.
+
+stdin    first line: `Assignment` as JSON; then orders (`Order`); its end means that the supervisor is gone
+stdout   {"type": "progress", …} any number of times, then one of
+         {"type": "result", "result": {…}, "files": {path: sha256}}
+         {"type": "stopped"}                                            an order was obeyed
+         {"type": "error", "code", "message", "param", "details", "retry"}
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Order(StrEnum):
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    STOP = "stop"
+    """The worker shuts down: save the state and go."""
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """All that a run needs to know of its job; it never asks the database."""
+
+    job_id: str
+    file_id: str
+    request: dict[str, Any]
+    reading: dict[str, Any]
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        return cls(**json.loads(line))
+
+
+def message(kind: str, content: Mapping[str, Any]) -> str:
+    """One line of the run's stdout. NaN would not be JSON: the core reports None instead."""
+    return json.dumps({"type": kind, **content}, allow_nan=False, default=str) + "\n"

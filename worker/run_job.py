@@ -1,0 +1,166 @@
+"""`python -m worker.run_job JOB_ID OWNER`: one run in a process of its own, the only part of a worker that loads torch.
+
+It reads its assignment from stdin, speaks JSON lines on stdout (`worker/protocol.py`), keeps its state in
+`HOME/runs/{job_id}` and stores the artifact's blobs before it reports the result. It dies with its supervisor: its
+stdin ends, and on Linux the kernel signals it as well.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import IO, Any
+
+from app.errors import ApiError
+from app.settings import Settings
+from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
+from tsfm.errors import Cancelled, TemperError
+from worker.attach import die_with_parent
+from worker.protocol import Assignment, message
+from worker.runs import RunFolder, RunFolderBusy, run_folder
+from worker.state import StateKeeper, is_remote
+
+SUPERVISOR_GONE = 70
+"""Exit status when stdin ended: nobody reads it, it only helps in a process listing."""
+
+
+class Orders:
+    """What the supervisor wants; a thread reads stdin, the training loop asks between two steps."""
+
+    def __init__(self, lines: IO[str]) -> None:
+        self._lines = lines
+        self._order: str | None = None
+
+    def listen(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def current(self) -> str | None:
+        return self._order
+
+    def _listen(self) -> None:
+        for line in self._lines:
+            self._order = line.strip()
+        os._exit(SUPERVISOR_GONE)  # no clean-up: the claim is or will be somebody else's
+
+
+def main() -> int:
+    die_with_parent()
+    speak = _own_stdout()
+    assignment = Assignment.parse(sys.stdin.readline())
+    orders = Orders(sys.stdin)
+    orders.listen()
+    settings = Settings()
+    try:
+        content = execute(assignment, settings, ObjectStore(settings.storage_url), orders, speak)
+    except Cancelled:
+        speak("stopped", {})
+    except Exception as error:  # the one place where a run's failure becomes a verdict
+        traceback.print_exc()
+        speak("error", verdict(error))
+        return 1
+    else:
+        speak("result", content)
+    return 0
+
+
+def verdict(error: BaseException) -> dict[str, Any]:
+    """Whether another attempt may help, and what the user is told. Foreign texts stay in the log."""
+    match error:
+        case TemperError():
+            return _error(error.code, error.message, param=error.param, details=error.details)
+        case ApiError():  # storage is full
+            return _error(error.code, error.message)
+        case MissingObject():
+            text = "The training file is no longer stored. Upload it again."
+            return _error("file_missing", text, param="training_file")
+        case MemoryError():
+            return _error(
+                "out_of_memory", "The run did not fit into memory. Use a smaller batch_size, fewer or shorter series."
+            )
+        case OSError() | RunFolderBusy():
+            return _error("unavailable", f"storage or disk did not answer ({type(error).__name__})", retry=True)
+    if type(error).__module__.startswith("obstore"):
+        return _error("unavailable", f"storage did not answer ({type(error).__name__})", retry=True)
+    name = type(error).__name__
+    return _error("internal_error", f"The run stopped on an unexpected {name}; the worker's log has the details.")
+
+
+def _error(
+    code: str, text: str, *, param: str | None = None, details: dict[str, Any] | None = None, retry: bool = False
+) -> dict[str, Any]:
+    return {"code": code, "message": text, "param": param, "details": details or None, "retry": retry}
+
+
+def execute(
+    assignment: Assignment, settings: Settings, store: Store, orders: Orders, speak: Callable[[str, Any], None]
+) -> dict[str, Any]:
+    """Fetches the series, trains and judges, stores the artifact's files; answers the `result` message."""
+    folder = run_folder(settings.home, assignment.job_id)
+    folder.make()
+    with folder.locked():
+        return _run(assignment, settings, store, folder, orders, speak)
+
+
+def _run(
+    assignment: Assignment,
+    settings: Settings,
+    store: Store,
+    folder: RunFolder,
+    orders: Orders,
+    speak: Callable[[str, Any], None],
+) -> dict[str, Any]:
+    # Here and not at the top: torch takes a second or two to import, and the watch on stdin must stand before.
+    from tsfm import artifact, finetune
+    from tsfm.progress import Progress
+    from tsfm.request import FinetuneRequest
+    from tsfm.series.load import load_frame
+
+    keeper = StateKeeper(
+        store=store, job_id=assignment.job_id, folder=folder.state, remote=is_remote(settings.storage_url)
+    )
+    keeper.pull()
+    parquet = folder.work / "series.parquet"
+    store.get_to(series_key(assignment.file_id), parquet)
+
+    def report(progress: Progress) -> None:
+        speak("progress", progress.to_mapping())
+        keeper.push()
+
+    try:
+        result = finetune.run(
+            FinetuneRequest.from_mapping(assignment.request),
+            load_frame(parquet, assignment.reading),
+            weights_dir=settings.weights_path,
+            state_dir=folder.state,
+            out_dir=folder.work / "artifact",
+            report=report,
+            should_stop=orders.current,
+        )
+    except Cancelled:
+        keeper.push(now=True)
+        raise
+    files = artifact.files_of(result.out_dir)
+    for path, sha256 in files.items():
+        # Always written, even if the blob is there already: its age tells the sweeper that it is wanted.
+        store.put_file(blob_key(sha256), result.out_dir / path)
+    return {"result": result.to_mapping(), "files": files}
+
+
+def _own_stdout() -> Callable[[str, Any], None]:
+    """The channel to the supervisor. Whatever a library prints goes to stderr instead and cannot garble it."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def speak(kind: str, content: Any) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):  # a dead supervisor is noticed on stdin
+            channel.write(message(kind, content))
+            channel.flush()
+
+    return speak
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""One run of one job, from claim to end, without torch: the lease is kept, orders are passed on, the end is written.
+
+    claim ─▶ start the subprocess ─▶ watch: heartbeat, progress, orders ─▶ outcome ─▶ settle (one transaction)
+
+Nothing here counts on being the only one: every write carries the claim's token, and whoever lost it writes nothing.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from app.db import session_scope
+from app.jobs import leases
+from app.jobs.leases import Event, Flags
+from app.queue import Queue
+from app.settings import Settings
+from app.storage import Store
+from app.tables import File, Job
+from worker.process import RunProcess
+from worker.protocol import Assignment, Order
+from worker.runs import RunFolder
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.1
+FLUSH_SECONDS = 0.5
+"""Progress is written at most twice a second."""
+KILL_SECONDS = 3.0
+"""Between SIGTERM and SIGKILL of a run that did not obey an order."""
+RUN_COMMAND = (sys.executable, "-m", "worker.run_job")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What a worker process holds; made inside the process that uses it."""
+
+    settings: Settings
+    engine: Engine
+    store: Store
+    queue: Queue
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when this worker shuts down."""
+    command: tuple[str, ...] = RUN_COMMAND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    result: dict[str, Any]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    order: Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    code: str
+    message: str
+    param: str | None
+    details: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """No verdict: killed, crashed, or a fault that another attempt may not meet."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """The lease went to somebody else; nothing may be written."""
+
+
+Outcome = Finished | Stopped | Failed | Lost | Dropped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A job this worker holds."""
+
+    job_id: str
+    tenant_id: str
+    owner: str
+    attempt: int
+    assignment: Assignment
+
+
+def claim(worker: Worker, job_id: str) -> Claimed | None:
+    """Takes the job, or None: done, held by another, cancelled, or over the tenant's limit."""
+    owner = uuid.uuid4().hex
+    with session_scope(worker.engine) as session:
+        job = leases.claim(
+            session,
+            job_id,
+            owner=owner,
+            lease_seconds=worker.settings.lease_seconds,
+            max_attempts=worker.settings.max_attempts,
+            max_running=worker.settings.max_concurrent_jobs,
+        )
+        if job is None:
+            return None
+        file = session.get_one(File, job.training_file)
+        return Claimed(
+            job_id=job.id,
+            tenant_id=job.tenant_id,
+            owner=owner,
+            attempt=job.attempt,
+            assignment=_assignment(job, file),
+        )
+
+
+def _assignment(job: Job, file: File) -> Assignment:
+    assert file.reading is not None, "a job is created on a processed file only"
+    return Assignment(job_id=job.id, file_id=file.id, request=job.resolved, reading=file.reading)
+
+
+def supervise(worker: Worker, claimed: Claimed, folder: RunFolder) -> Outcome:
+    """Runs the subprocess to its end. It never outlives this call."""
+    environment = environment_of(worker.settings)
+    command = [*worker.command, claimed.job_id, claimed.owner]
+    process = RunProcess(command, claimed.assignment, env=environment, stderr=folder.stderr)
+    watch = Watch(worker=worker, claimed=claimed, process=process)
+    try:
+        outcome = watch.until_ended()
+    finally:
+        status = process.close()
+    if isinstance(outcome, Lost):
+        log.warning("run_lost", job=claimed.job_id, status=status, stderr=process.stderr_tail())
+        return Lost(reason=describe_exit(status) if outcome.reason == "" else outcome.reason)
+    if isinstance(outcome, Failed):
+        log.warning("run_failed", job=claimed.job_id, code=outcome.code, stderr=process.stderr_tail())
+    return outcome
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The run reads the same settings; it gets no database address and no key, because it needs none."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("TEMPER_DATABASE_URL", "TEMPER_API_KEY")}
+    return kept | {
+        "TEMPER_HOME": str(settings.home),
+        "TEMPER_STORAGE_URL": settings.storage_url,
+        "TEMPER_WEIGHTS_DIR": str(settings.weights_path),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
+    }
+
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words for the job's history."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exit status {status} without a result"
+
+
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """The supervisor's loop; all times are of the monotonic clock."""
+
+    worker: Worker
+    claimed: Claimed
+    process: RunProcess
+    progress: dict[str, Any] | None = None
+    events: list[Event] = field(default_factory=list)
+    order: Order | None = None
+    ordered_at: float = 0.0
+    terminated: bool = False
+    beaten_at: float = field(default_factory=time.monotonic)
+    """When the lease was last renewed for certain."""
+    started_at: float = field(default_factory=time.monotonic)
+
+    def until_ended(self) -> Outcome:
+        final: dict[str, Any] | None = None
+        while True:
+            ended = self.process.ended
+            message = self.process.next_message(TICK_SECONDS)
+            if message is not None:
+                if message["type"] == "progress":
+                    self._note(message)
+                else:
+                    final = message
+            elif ended:
+                break
+            if not self._beat():
+                return Dropped()
+            self._enforce()
+        if not self._beat(every_seconds=0.0):
+            return Dropped()
+        return self._outcome(final or {})
+
+    def _outcome(self, final: Mapping[str, Any]) -> Outcome:
+        """What the last line means; no line means that the run was killed or crashed."""
+        match final:
+            case {"type": "result", "result": dict(result), "files": dict(files)}:
+                return Finished(result=result, files=files)
+            case {"type": "error", "retry": False, "code": str(code), "message": str(text)}:
+                return Failed(code=code, message=text, param=final.get("param"), details=final.get("details"))
+            case {"type": "error", "message": str(reason)} if self.order is None:
+                return Lost(reason=reason)
+            case _ if self.order is not None:  # it stopped as ordered, or was made to
+                return Stopped(order=self.order)
+            case _:
+                return Lost(reason="")
+
+    def _note(self, message: Mapping[str, Any]) -> None:
+        progress = {k: v for k, v in message.items() if k not in ("type", "message", "metrics")}
+        self.progress = progress
+        if message.get("message"):
+            self.events.append(Event(message=message["message"], data={"phase": progress.get("phase")}))
+        if message.get("metrics"):
+            self.events.append(metrics_event(progress, message["metrics"]))
+
+    def _beat(self, every_seconds: float | None = None) -> bool:
+        """Renews the lease when it is time, or when there is something to write; False when the lease is lost."""
+        settings, now = self.worker.settings, time.monotonic()
+        if every_seconds is None:
+            every_seconds = FLUSH_SECONDS if self.progress is not None or self.events else settings.heartbeat_seconds
+        if now - self.beaten_at < every_seconds:
+            return True
+        try:
+            flags = self._write()
+        except OperationalError as error:  # the database is away: hold on while the lease surely stands
+            log.warning("heartbeat_failed", job=self.claimed.job_id, error=type(error).__name__)
+            return now - self.beaten_at < settings.lease_seconds
+        if flags is None:
+            log.warning("lease_lost", job=self.claimed.job_id)
+            return False
+        self.beaten_at, self.progress, self.events = now, None, []
+        self._obey(flags)
+        return True
+
+    def _write(self) -> Flags | None:
+        with session_scope(self.worker.engine) as session:
+            return leases.heartbeat(
+                session,
+                self.claimed.job_id,
+                owner=self.claimed.owner,
+                lease_seconds=self.worker.settings.lease_seconds,
+                progress=self.progress,
+                events=self.events,
+            )
+
+    def _obey(self, flags: Flags) -> None:
+        if flags.cancel and self.order is not Order.CANCEL:
+            self._give(Order.CANCEL)
+        elif flags.pause and self.order is None:
+            self._give(Order.PAUSE)
+
+    def _enforce(self) -> None:
+        """Shutdown and the time limit become orders; an order that is not obeyed becomes a kill."""
+        now = time.monotonic()
+        if self.order is None and self.worker.stopping.is_set():
+            self._give(Order.STOP)
+        if self.order is None and now - self.started_at > self.worker.settings.max_run_seconds:
+            self._give(Order.TIMEOUT)
+        if self.order is None:
+            return
+        overdue = now - self.ordered_at - self.worker.settings.stop_grace_seconds
+        if overdue > KILL_SECONDS:
+            self.process.signal(signal.SIGKILL)
+        elif overdue > 0 and not self.terminated:
+            self.terminated = True
+            self.process.signal(signal.SIGTERM)
+
+    def _give(self, order: Order) -> None:
+        log.info("order", job=self.claimed.job_id, order=order.value)
+        if self.order is None:
+            self.ordered_at = time.monotonic()
+        self.order = order
+        self.process.order(order)
+
+
+def metrics_event(progress: Mapping[str, Any], metrics: Mapping[str, Any]) -> Event:
+    """An evaluation as OpenAI's clients expect it: type `metrics`, numbers in `data`."""
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float))
+    data = {k: progress.get(k) for k in ("step", "total_steps", "train_loss", "validation_loss")} | dict(metrics)
+    return Event(message=f"Step {progress.get('step')}: {shown}" if shown else "Evaluated.", kind="metrics", data=data)
