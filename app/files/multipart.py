@@ -5,11 +5,15 @@ python-multipart's.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import ApiError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks  # exists for type checkers only
 
 MAX_FIELDS = 200
 MAX_FIELD_BYTES = 256 * 1024
@@ -53,7 +57,7 @@ class MultipartReader:
         if not self._has_file:
             raise ApiError(422, "missing_file", "The form has no part named `file`.", param=FILE_PART)
 
-    def _callbacks(self) -> MultipartCallbacks:
+    def _callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._on_part_begin,
             "on_header_field": self._on_header_field,
