@@ -114,6 +114,11 @@ def _rival(name: str) -> Source:
     return Source(kind=SourceKind.RIVAL, name=name, digest=None)
 
 
+def native_quantiles(source: Source) -> bool:
+    """Whether the source knows quantiles by itself; rivals and point backbones do not."""
+    return source.kind is not SourceKind.RIVAL and bool(catalog.backbone(source.name).quantile_levels)
+
+
 class Directory:
     """The cache in front of `find_target`; lives on one event loop. `find(tenant_id, name)` does the query."""
 

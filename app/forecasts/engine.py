@@ -1,0 +1,237 @@
+"""The only place of the gateway where torch is imported: open forecasters, batched.
+
+Import it in a thread once the application runs (`service.py` does). A request pins its forecaster (loading it outside
+the compute thread if need be), then joins a batch of everything with the same source, horizon and levels.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import structlog
+import torch
+
+from app.forecasts.respond import Numbers
+from app.registry.artifacts import ArtifactDamagedError, LocalArtifacts
+from app.registry.directory import Source, SourceKind, catalogue_target, native_quantiles
+from tsfm import catalog, rivals
+from tsfm.errors import ArtifactError, TemperError
+from tsfm.series import freq as frequencies
+from tsfm.series.frame import SeriesFrame
+from tsfm.serving.batcher import Answer, Batcher, BatcherConfig
+from tsfm.serving.cache import Cache, Pin
+from tsfm.serving.context_quantiles import context_quantiles
+from tsfm.serving.frames import joined
+from tsfm.tasks.forecast import DEFAULT_RIVAL_CONTEXT, Forecast, Forecaster
+
+log = structlog.get_logger(__name__)
+
+CHUNK_SERIES = 64
+"""A large request is computed in pieces of this size, so that small ones come in between."""
+CHUNKS_IN_FLIGHT = 2
+LOADERS = 2
+PRELOADED = "temper-tiny"
+CONFORMAL_NOTE = "Quantiles are conformal over rolling origins inside the history that was given."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    num_threads: int
+    """Threads of one forward pass; 0 = half the cores."""
+    memory_bytes: int
+    """Budget of open forecasters; those in use may exceed it."""
+    batcher: BatcherConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """Requests with the same key may share a forward pass."""
+
+    source: str
+    freq: str | None
+    """Only where the source looks at it."""
+    prediction_length: int
+    levels: tuple[float, ...]
+    native_quantiles: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    forecaster: Forecaster
+    frame: SeriesFrame
+
+
+class Engine:
+    def __init__(self, *, artifacts: LocalArtifacts, weights_dir: Path, config: EngineConfig) -> None:
+        self._artifacts = artifacts
+        self._weights_dir = weights_dir
+        self._num_threads = config.num_threads or max((os.cpu_count() or 2) // 2, 1)
+        self._sources: dict[str, Source] = {}
+        self._cache: Cache[str, Forecaster] = Cache(self._load, budget_bytes=config.memory_bytes)
+        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="forecast-load")
+        self._batcher: Batcher[_Key, _Work, Forecast] = Batcher(self._compute, config=config.batcher)
+
+    def start(self) -> None:
+        """Starts the compute thread and opens the default backbone in the background."""
+        torch.set_num_threads(self._num_threads)
+        self._batcher.start()
+        self._loaders.submit(self._preload)
+
+    def close(self) -> None:
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+        self._batcher.close()
+        self._cache.clear()
+
+    async def forecast(
+        self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
+    ) -> Numbers:
+        """Forecasts every series of `frame`. Raises `OverloadedError`, or what loading or the core raised."""
+        begun = perf_counter()
+        with await self._pin(source) as pin:
+            loaded = perf_counter()
+            native = native_quantiles(source)
+            freq = frame.freq if source.kind is SourceKind.RIVAL or not native else None
+            key = _Key(source.key, freq, prediction_length, levels, native)
+            answers = await self._submit(key, pin.value, frame)
+        forecasts = [answer.value for answer in answers]
+        quantiles = [f.quantiles for f in forecasts if f.quantiles is not None]
+        return Numbers(
+            point=np.concatenate([f.point for f in forecasts]),
+            quantiles=np.concatenate(quantiles) if quantiles else np.empty((len(frame), 0, prediction_length)),
+            point_kind=forecasts[0].point_kind,
+            calibrated=all(f.calibrated for f in forecasts),
+            notes=tuple(dict.fromkeys(note for f in forecasts for note in f.notes)),
+            queue_seconds=sum(answer.queue_seconds for answer in answers),
+            load_seconds=loaded - begun,
+            compute_seconds=sum(answer.compute_seconds for answer in answers),
+        )
+
+    async def _submit(self, key: _Key, forecaster: Forecaster, frame: SeriesFrame) -> list[Answer[Forecast]]:
+        if len(frame) <= CHUNK_SERIES:
+            return [await self._one(key, _Work(forecaster, frame))]
+        slots = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
+
+        async def chunk(begin: int) -> Answer[Forecast]:
+            async with slots:
+                part = frame.take(range(begin, min(begin + CHUNK_SERIES, len(frame))))
+                return await self._one(key, _Work(forecaster, part))
+
+        tasks = [asyncio.create_task(chunk(begin)) for begin in range(0, len(frame), CHUNK_SERIES)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # after a failure, or when the caller has gone, nothing of the rest is computed
+            for task in tasks:
+                task.cancel()
+
+    async def _one(self, key: _Key, work: _Work) -> Answer[Forecast]:
+        return await asyncio.wrap_future(self._batcher.submit(key, work, weight=len(work.frame)))
+
+    async def _pin(self, source: Source) -> Pin[Forecaster]:
+        if (pin := self._cache.peek(source.key)) is not None:
+            return pin
+        self._sources[source.key] = source
+        future: Future[Pin[Forecaster]] = self._loaders.submit(self._cache.acquire, source.key)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_release)  # nobody will use what is being loaded
+            raise
+
+    def _load(self, key: str) -> tuple[Forecaster, int]:
+        source = self._sources[key]
+        begun = perf_counter()
+        forecaster = self._open(source)
+        log.info("forecaster_opened", source=key, seconds=round(perf_counter() - begun, 3))
+        return forecaster, _num_bytes(source)
+
+    def _open(self, source: Source) -> Forecaster:
+        match source.kind:
+            case SourceKind.RIVAL:
+                return Forecaster.rival(source.name)
+            case SourceKind.ZERO_SHOT:
+                return Forecaster.zero_shot(source.name, weights_dir=self._weights_dir)
+            case SourceKind.TUNED:
+                return self._open_artifact(source)
+
+    def _open_artifact(self, source: Source) -> Forecaster:
+        """The local copy, fetched anew once if it turns out bad; bad again means the stored one is."""
+        digest, files = source.digest, source.files
+        assert digest is not None, "tuned sources come from a version"
+        assert files is not None, "tuned sources come from a version"
+        for last in (False, True):
+            folder = self._artifacts.fetch(digest, files)
+            try:
+                return Forecaster.open(folder, digest=digest, weights_dir=self._weights_dir)
+            except (ArtifactError, FileNotFoundError) as error:  # a copy may also be pruned under our hands
+                self._artifacts.discard(digest)
+                log.warning("artifact_copy_bad", digest=digest, error=str(error))
+                if last:
+                    raise ArtifactDamagedError(digest) from error
+        raise AssertionError("the loop returns or raises")
+
+    def _preload(self) -> None:
+        """Opens the default backbone and runs it once, so that the first request finds it warm."""
+        target = catalogue_target(PRELOADED)
+        if target is None:
+            return
+        self._sources[target.source.key] = target.source
+        try:
+            with self._cache.acquire(target.source.key) as pin:
+                frame = SeriesFrame(
+                    item_ids=("warm",),
+                    values=np.arange(64, dtype=np.float64),
+                    offsets=np.array([0, 64], dtype=np.int64),
+                    starts=np.zeros(1, dtype=np.int64),
+                    freq="1",
+                )
+                self._batcher.submit(_Key(target.source.key, None, 1, (), True), _Work(pin.value, frame)).result()
+        except TemperError as error:  # no weights here: a request for them will say so
+            log.warning("preload_failed", backbone=PRELOADED, error=error.message)
+
+    def _compute(self, key: _Key, works: Sequence[_Work]) -> Sequence[Forecast]:
+        """Runs in the batcher's thread. One pass over all series, then each request gets its rows."""
+        whole = _predict(works[0].forecaster, joined([work.frame for work in works]), key)
+        ends = np.cumsum([len(work.frame) for work in works]).tolist()
+        return [_rows(whole, end - len(work.frame), end) for work, end in zip(works, ends, strict=True)]
+
+
+def _predict(forecaster: Forecaster, frame: SeriesFrame, key: _Key) -> Forecast:
+    if not key.levels or key.native_quantiles:
+        return forecaster.predict(frame, key.prediction_length, key.levels)
+    whole = forecaster.predict(frame, key.prediction_length)
+    quantiles = context_quantiles(
+        lambda past: forecaster.predict(past, key.prediction_length).point,
+        frame,
+        whole.point,
+        key.levels,
+        keep=_history_length(forecaster.name, frame.freq),
+    )
+    return replace(whole, quantiles=quantiles, quantile_levels=key.levels, notes=(*whole.notes, CONFORMAL_NOTE))
+
+
+def _rows(whole: Forecast, begin: int, end: int) -> Forecast:
+    quantiles = None if whole.quantiles is None else whole.quantiles[begin:end]
+    return replace(whole, item_ids=whole.item_ids[begin:end], point=whole.point[begin:end], quantiles=quantiles)
+
+
+def _history_length(name: str, freq: str) -> int:
+    """The longest history a rival or a point backbone looks at."""
+    if name in catalog.BACKBONES:
+        return catalog.backbone(name).context_length
+    season = frequencies.parse(freq).season
+    return rivals.history_needed(name, context_length=DEFAULT_RIVAL_CONTEXT, period=season)
+
+
+def _num_bytes(source: Source) -> int:
+    """Memory of an open forecaster: its float32 parameters."""
+    return 0 if source.kind is SourceKind.RIVAL else 4 * catalog.backbone(source.name).num_parameters
+
+
+def _release(future: "Future[Pin[Forecaster]]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()

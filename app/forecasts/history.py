@@ -1,0 +1,110 @@
+"""Histories that are not inline: a file sent as the body, an uploaded file, the model's own training file.
+
+Everything here blocks (disk, database, parser) and runs in a worker thread.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from tsfm.series.read import read_file
+
+from app.db import session_scope
+from app.errors import ApiError, Conflict, NotFound
+from app.forecasts.parse import BodyHistory, check_num_series
+from app.registry.repository import Registry
+from app.settings import Settings
+from app.storage import MissingObject, Store, series_key
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.load import load_frame
+from tsfm.series.options import Limits
+
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryReader:
+    settings: Settings
+    engine: Engine
+    store: Store
+
+    def from_body(self, history: BodyHistory) -> SeriesFrame:
+        """Parses the sent file as an upload is parsed, keeping nothing. `DataError` lists every problem."""
+        with self._work_dir() as folder:
+            path, parquet = folder / "body", folder / "series.parquet"
+            path.write_bytes(history.data)
+            reading = read_file(
+                path, filename=None, options=history.options, limits=self._limits(), out=parquet, work_dir=folder
+            )
+            check_num_series(int(reading["num_series"]), self.settings.max_forecast_series)
+            return load_frame(parquet, reading)
+
+    def from_file(self, tenant_id: str, file_id: str, *, training: bool = False) -> SeriesFrame:
+        """An uploaded file's series, as read at upload. 404 when the tenant has no such file."""
+        reading = self._reading(tenant_id, file_id, training=training)
+        with self._work_dir() as folder:
+            parquet = folder / "series.parquet"
+            try:
+                self.store.get_to(series_key(file_id), parquet)
+            except MissingObject as error:
+                raise NotFound("file", file_id, param="file") from error
+            return load_frame(parquet, reading)
+
+    def _reading(self, tenant_id: str, file_id: str, *, training: bool) -> dict[str, Any]:
+        with session_scope(self.engine, read_only=True) as session:
+            file = Registry(session=session, tenant_id=tenant_id).file(file_id)
+        if file is None and training:
+            raise Conflict(
+                "training_file_deleted", "The model's training file was deleted: send the history.", param="series"
+            )
+        if file is None:
+            raise NotFound("file", file_id, param="file")
+        if file.reading is None:
+            raise Conflict(
+                "file_not_ready", f"{file_id} is {file.status}: forecast once it is processed.", param="file"
+            )
+        return file.reading
+
+    def _work_dir(self) -> "_Folder":
+        return _Folder(self.settings.tmp_dir)
+
+    def _limits(self) -> Limits:
+        settings = self.settings
+        return Limits(
+            max_bytes=settings.max_body_bytes,
+            max_decompressed_bytes=min(settings.max_decompressed_bytes, 8 * settings.max_body_bytes),
+            max_rows=settings.max_rows,
+            max_series=settings.max_series,
+            max_columns=settings.max_columns,
+            threads=1,
+        )
+
+
+class _Folder(tempfile.TemporaryDirectory[str]):
+    """A private folder that goes with the block."""
+
+    def __init__(self, parent: Path) -> None:
+        super().__init__(prefix="forecast-", dir=parent)
+
+    def __enter__(self) -> Path:  # type: ignore[override]  # a Path is what every caller needs
+        return Path(super().__enter__())
+
+
+def selected(frame: SeriesFrame, item_ids: Sequence[str] | None) -> SeriesFrame:
+    """The named series in the order named, or all; 422 lists names that are not there."""
+    if item_ids is None:
+        return frame
+    place = {item_id: i for i, item_id in enumerate(frame.item_ids)}
+    wanted = list(dict.fromkeys(item_ids))
+    if missing := [item_id for item_id in wanted if item_id not in place]:
+        raise ApiError(
+            422,
+            "unknown_item_id",
+            f"The history has no series {', '.join(map(repr, missing[:MAX_LISTED]))}.",
+            param="item_ids",
+            details={"missing": missing[:MAX_LISTED], "known": list(frame.item_ids[:MAX_LISTED])},
+        )
+    return frame.take(place[item_id] for item_id in wanted)

@@ -1,0 +1,203 @@
+"""From the bytes of a request to a checked `ForecastRequest`: JSON with the series inline, or a file as the body."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from app.errors import ApiError
+from app.forecasts.levels import Levels, parse_levels
+from app.forecasts.schemas import CSV_PARAMETERS, ForecastIn, SeriesIn
+from app.registry.names import MAX_NAME_CHARS
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.load import InlineSeries, frame_from_inline
+from tsfm.series.options import ReadOptions
+
+FILE_TYPES = frozenset(
+    {
+        "text/csv",
+        "application/csv",
+        "text/tab-separated-values",
+        "application/vnd.apache.parquet",
+        "application/x-parquet",
+        "application/gzip",
+        "application/x-gzip",
+        "application/zstd",
+    }
+)
+_FIELDS = frozenset({"model", "prediction_length", "quantile_levels", "levels", "item_ids"})
+_COLUMN_LISTS = frozenset({"target_columns", "past_covariate_columns", "future_covariate_columns", "static_columns"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineHistory:
+    frame: SeriesFrame
+    num_covariates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyHistory:
+    """A CSV or Parquet file sent as the body, not read yet."""
+
+    data: bytes
+    options: ReadOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileHistory:
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingHistory:
+    """The end of the tuned model's own training file."""
+
+
+History = InlineHistory | BodyHistory | FileHistory | TrainingHistory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastRequest:
+    model: str
+    prediction_length: int | None
+    levels: Levels
+    history: History
+    item_ids: tuple[str, ...] | None
+    """Only these series, in this order; None for all."""
+
+
+def parse_request(request: Request, body: bytes, *, max_series: int) -> ForecastRequest:
+    """Reads by content type. 400 malformed, 415 another type, 422 well-formed but wrong."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if "content-encoding" in request.headers:
+        raise ApiError(
+            415,
+            "unsupported_encoding",
+            "Send the body as it is; a gzip or zstd file is recognised by its content type.",
+        )
+    if media_type == "application/json" or media_type.endswith("+json"):
+        if request.scope["query_string"]:
+            raise ApiError(422, "unknown_field", "A JSON request takes its fields from the body, not from the address.")
+        return parse_json(body, max_series=max_series)
+    if media_type in FILE_TYPES:
+        return parse_file(body, request.query_params.multi_items())
+    raise ApiError(
+        415,
+        "unsupported_media_type",
+        f"content-type {media_type or '(none)'!r} is not read here. Send application/json with the series inline, or a "
+        "file as text/csv, application/vnd.apache.parquet, application/gzip or application/zstd.",
+    )
+
+
+def parse_json(body: bytes, *, max_series: int) -> ForecastRequest:
+    try:
+        sent = ForecastIn.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
+    if sent.series is not None and sent.file is not None:
+        raise ApiError(422, "ambiguous_history", "Give the history as `series` or as `file`, not both.", param="file")
+    history: History = TrainingHistory()
+    if sent.series is not None:
+        if sent.item_ids is not None:
+            raise ApiError(422, "ambiguous_history", "`item_ids` selects from a file; leave it out.", param="item_ids")
+        check_num_series(len(sent.series), max_series)
+        history = _inline(sent.series, sent.timezone)
+    elif sent.timezone is not None:
+        raise ApiError(
+            422, "unknown_field", "`timezone` belongs to inline series; a file has its own.", param="timezone"
+        )
+    elif sent.file is not None:
+        history = FileHistory(file_id=sent.file)
+    return ForecastRequest(
+        model=sent.model,
+        prediction_length=sent.prediction_length,
+        levels=parse_levels(sent.quantile_levels, sent.levels),
+        history=history,
+        item_ids=tuple(sent.item_ids) if sent.item_ids else None,
+    )
+
+
+def _inline(series: list[SeriesIn], timezone: str | None) -> InlineHistory:
+    items = [
+        InlineSeries(
+            item_id=str(i) if one.item_id is None else one.item_id, target=one.target, start=one.start, freq=one.freq
+        )
+        for i, one in enumerate(series)
+    ]
+    num_covariates = sum(len(one.past_covariates) + len(one.future_covariates) for one in series)
+    return InlineHistory(frame=frame_from_inline(items, timezone=timezone), num_covariates=num_covariates)
+
+
+def check_num_series(num_series: int, max_series: int) -> None:
+    if num_series > max_series:
+        raise ApiError(
+            422,
+            "too_many_series",
+            f"A request may forecast {max_series:,} series, not {num_series:,}: send several, or name item_ids.",
+            param="series",
+        )
+
+
+def parse_file(body: bytes, query: list[tuple[str, str]]) -> ForecastRequest:
+    if not body:
+        raise ApiError(422, "empty_file", "The body is empty: send the file as the request's body.")
+    values = _single(query)
+    fields = {name: value for name, value in values.items() if name in _FIELDS}
+    options = {name: _option(name, value) for name, value in values.items() if name not in _FIELDS}
+    if not 0 < len(fields.get("model", "")) <= MAX_NAME_CHARS:
+        raise ApiError(422, "missing_field", "Name the model: ?model=…", param="model")
+    quantiles, levels = fields.get("quantile_levels"), fields.get("levels")
+    return ForecastRequest(
+        model=fields["model"],
+        prediction_length=_count(fields.get("prediction_length")),
+        levels=parse_levels(
+            None if quantiles is None else _numbers("quantile_levels", quantiles),
+            None if levels is None else _numbers("levels", levels),
+        ),
+        history=BodyHistory(data=body, options=ReadOptions.from_mapping(options)),
+        item_ids=tuple(_split(fields["item_ids"])) or None if "item_ids" in fields else None,
+    )
+
+
+def _single(query: list[tuple[str, str]]) -> Mapping[str, str]:
+    values: dict[str, str] = {}
+    for name, value in query:
+        if name not in CSV_PARAMETERS:
+            known = ", ".join(CSV_PARAMETERS)
+            raise ApiError(422, "unknown_field", f"There is no parameter {name!r}. Known: {known}.", param=name)
+        values[name] = f"{values[name]},{value}" if name in values else value
+    return values
+
+
+def _option(name: str, value: str) -> Any:
+    if name in _COLUMN_LISTS or (name == "timestamp_column" and "," in value):
+        return _split(value)
+    return value
+
+
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _count(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) > 0):
+        raise ApiError(
+            422,
+            "invalid_request",
+            f"prediction_length: {value!r} is not a positive whole number.",
+            param="prediction_length",
+        )
+    return int(value)
+
+
+def _numbers(name: str, value: str) -> list[float]:
+    try:
+        return [float(part) for part in _split(value)]
+    except ValueError as error:
+        message = f"{name}: {value!r} is not a comma-separated list of numbers."
+        raise ApiError(422, "invalid_level", message, param=name) from error

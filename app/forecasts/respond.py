@@ -1,0 +1,116 @@
+"""Writes the answer straight from arrays: JSON by orjson (32-bit numbers where they lose nothing), or CSV."""
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.forecasts.levels import Levels
+from app.registry.directory import Target
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.freq import format_timestamps
+
+_LOSS = 1e-4
+"""Largest rounding to 32 bits, as a share of the forecast's own spread, that is sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """S series, H steps, Q levels: what the engine computed for one request."""
+
+    point: NDArray[np.float64]
+    """[S, H]"""
+    quantiles: NDArray[np.float64]
+    """[S, Q, H] at the ascending levels of the request's `Levels.units`."""
+    point_kind: str
+    calibrated: bool
+    notes: tuple[str, ...]
+    queue_seconds: float
+    load_seconds: float
+    compute_seconds: float
+
+
+def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
+    """The JSON answer; NaN (nothing can be said) becomes null."""
+    point, quantiles = _slim(numbers.point, numbers.quantiles)
+    row = {unit: i for i, unit in enumerate(levels.units)}
+    shown = {"version": target.source.version, "digest": target.source.digest, "fallback": target.fallback}
+    answer = {
+        "object": "forecast",
+        "model": target.model,
+        "version": target.version,
+        "digest": target.digest,
+        "calibrated": numbers.calibrated,
+        "point": numbers.point_kind,
+        "forecasts": [
+            {
+                "item_id": item_id,
+                "timestamps": times,
+                "mean": point[i],
+                "quantiles": {label: quantiles[i, row[unit]] for label, unit in levels.quantiles},
+                "intervals": {
+                    one.label: {"lo": quantiles[i, row[one.lo]], "hi": quantiles[i, row[one.hi]]}
+                    for one in levels.intervals
+                },
+                **shown,
+            }
+            for i, (item_id, times) in enumerate(zip(frame.item_ids, _timestamps(frame, point.shape[1]), strict=True))
+        ],
+        "notes": numbers.notes,
+        "timing_ms": {
+            "queue": round(numbers.queue_seconds * 1e3, 3),
+            "load": round(numbers.load_seconds * 1e3, 3),
+            "compute": round(numbers.compute_seconds * 1e3, 3),
+        },
+    }
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def to_csv(frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
+    """Columns item_id, timestamp, mean, one per quantile ("0.1"), lo-80 and hi-80 per interval; empty where unknown."""
+    point, quantiles = _slim(numbers.point, numbers.quantiles)
+    row = {unit: i for i, unit in enumerate(levels.units)}
+    columns = list(levels.quantiles)
+    for one in levels.intervals:
+        columns += [(f"lo-{one.label}", one.lo), (f"hi-{one.label}", one.hi)]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["item_id", "timestamp", "mean", *(label for label, _ in columns)])
+    for i, (item_id, times) in enumerate(zip(frame.item_ids, _timestamps(frame, point.shape[1]), strict=True)):
+        series = [point[i], *(quantiles[i, row[unit]] for _, unit in columns)]
+        texts = [_texts(values) for values in series]
+        writer.writerows(zip([item_id] * len(times), times, *texts, strict=True))
+    return out.getvalue().encode()
+
+
+def _texts(values: NDArray[Any]) -> list[str]:
+    """The shortest decimals that read back as the same numbers; NaN is an empty cell."""
+    return ["" if value != value else str(value) for value in values]
+
+
+def _timestamps(frame: SeriesFrame, prediction_length: int) -> list[list[str] | list[int]]:
+    """Times of the steps after each series' end; series on one clock share the list."""
+    known: dict[tuple[int, int], list[str] | list[int]] = {}
+    out = []
+    for i, (start, length) in enumerate(zip(frame.starts.tolist(), frame.lengths.tolist(), strict=True)):
+        if (start, length) not in known:
+            known[start, length] = format_timestamps(frame, i, length, prediction_length)
+        out.append(known[start, length])
+    return out
+
+
+def _slim(point: NDArray[np.float64], quantiles: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both in 32 bits if no series loses by it (half the bytes), else as they are: 1e12 ± 1 needs 64."""
+    every = np.concatenate([point[:, None], quantiles], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = every.astype(np.float32)
+        loss = np.abs(narrow - every).max(axis=(1, 2), initial=0.0, where=~np.isnan(every))
+    top = every.max(axis=(1, 2), initial=-np.inf, where=~np.isnan(every))
+    bottom = every.min(axis=(1, 2), initial=np.inf, where=~np.isnan(every))
+    if np.all(loss <= _LOSS * np.maximum(top - bottom, 0.0)):
+        return narrow[:, 0], narrow[:, 1:]
+    return point, quantiles

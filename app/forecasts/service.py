@@ -1,0 +1,198 @@
+"""A forecast from request to numbers: what the name means, the history, the limits, then the engine."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
+
+from anyio import CapacityLimiter
+from starlette.concurrency import run_in_threadpool
+
+from app.auth.keys import Principal
+from app.errors import ApiError
+from app.forecasts.history import HistoryReader, selected
+from app.forecasts.levels import NO_LEVELS, Levels
+from app.forecasts.parse import (
+    BodyHistory,
+    FileHistory,
+    ForecastRequest,
+    InlineHistory,
+    TrainingHistory,
+    check_num_series,
+)
+from app.forecasts.respond import Numbers
+from app.registry.directory import SourceKind, Target
+from app.registry.state import RegistryState
+from app.services import Services
+from app.settings import Settings
+from tsfm import catalog
+from tsfm.errors import ConfigError
+from tsfm.series.frame import SeriesFrame
+from tsfm.serving.batcher import BatcherConfig, OverloadedError
+from tsfm.serving.context_quantiles import UNAVAILABLE
+
+if TYPE_CHECKING:
+    from app.forecasts.engine import Engine
+
+T = TypeVar("T")
+MAX_VALUES = 10_000_000
+"""Numbers in one answer: series x steps x (1 + levels)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastResult:
+    target: Target
+    frame: SeriesFrame
+    levels: Levels
+    """Those that were answered: the asked ones, or the defaults where they could be had."""
+    numbers: Numbers
+
+
+class ForecastService:
+    """Lives on one event loop, from `start` to `close`."""
+
+    def __init__(self, services: Services, registry: RegistryState) -> None:
+        self._settings = services.settings
+        self._registry = registry
+        self._parse_slots: CapacityLimiter = services.parse_slots
+        self._history = HistoryReader(settings=services.settings, engine=services.engine, store=services.store)
+        self._opening: asyncio.Task[Engine] | None = None
+
+    def start(self) -> None:
+        """Imports torch in a thread; requests that come earlier wait for it."""
+        self._opening = asyncio.create_task(run_in_threadpool(_open_engine, self._settings, self._registry))
+
+    async def close(self) -> None:
+        if self._opening is not None:
+            engine = await self._opening
+            await run_in_threadpool(engine.close)
+
+    async def forecast(self, principal: Principal, request: ForecastRequest) -> ForecastResult:
+        """Raises `ApiError` or a core error; see the statuses of the route."""
+        target = await self._registry.directory.target(principal.tenant_id, request.model)
+        _check_covariates(target, request)
+        prediction_length = _prediction_length(target, request, self._settings.max_prediction_length)
+        frame = selected(await self._frame(principal, request, target), request.item_ids)
+        check_num_series(len(frame), self._settings.max_forecast_series)
+        _check_size(len(frame), prediction_length, request.levels)
+        levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
+        return ForecastResult(
+            target=target, frame=frame, levels=levels, numbers=_with_freq_note(numbers, target, frame)
+        )
+
+    async def _frame(self, principal: Principal, request: ForecastRequest, target: Target) -> SeriesFrame:
+        match request.history:
+            case InlineHistory(frame=frame):
+                return frame
+            case BodyHistory() as body:
+                return await self._in_slot(lambda: self._history.from_body(body))
+            case FileHistory(file_id=file_id):
+                return await self._in_slot(lambda: self._history.from_file(principal.tenant_id, file_id))
+            case TrainingHistory():
+                file_id = _training_file(target)
+                return await self._in_slot(lambda: self._history.from_file(principal.tenant_id, file_id, training=True))
+
+    async def _in_slot(self, read: Callable[[], T]) -> T:
+        async with self._parse_slots:
+            return await run_in_threadpool(read)
+
+    async def _compute(
+        self, target: Target, frame: SeriesFrame, prediction_length: int, levels: Levels
+    ) -> tuple[Levels, Numbers]:
+        assert self._opening is not None, "started by the application's lifespan"
+        engine = await asyncio.shield(self._opening)
+        try:
+            return levels, await engine.forecast(target.source, frame, prediction_length, levels.floats)
+        except OverloadedError as error:
+            raise _overloaded(error) from error
+        except ConfigError as error:
+            if levels.asked or error.code != UNAVAILABLE:
+                raise
+        numbers = await engine.forecast(target.source, frame, prediction_length, ())
+        note = f"No quantiles: the history is too short for {target.source.name} to have any."
+        return NO_LEVELS, replace(numbers, notes=(*numbers.notes, note))
+
+
+def _open_engine(settings: Settings, registry: RegistryState) -> "Engine":
+    module = import_module("app.forecasts.engine")
+    engine: Engine = module.Engine(
+        artifacts=registry.artifacts,
+        weights_dir=settings.weights_path,
+        config=module.EngineConfig(
+            num_threads=settings.forecast_threads,
+            memory_bytes=settings.forecaster_memory_bytes,
+            batcher=BatcherConfig(max_pending_weight=settings.max_pending_series),
+        ),
+    )
+    engine.start()
+    return engine
+
+
+def _check_covariates(target: Target, request: ForecastRequest) -> None:
+    """Covariates are used or refused, never dropped."""
+    match request.history:
+        case InlineHistory(num_covariates=count):
+            given = count
+        case BodyHistory(options=options):
+            given = len(options.past_covariate_columns) + len(options.future_covariate_columns)
+        case _:
+            given = 0
+    if given:
+        raise ApiError(
+            422,
+            "covariates_not_supported",
+            f"{target.source.name} forecasts from the target alone: leave the covariates out.",
+            param="past_covariates",
+        )
+
+
+def _prediction_length(target: Target, request: ForecastRequest, most: int) -> int:
+    steps = request.prediction_length or target.prediction_length
+    if steps is None:
+        message = f"{target.model} was not tuned for a horizon: give prediction_length."
+        raise ApiError(422, "missing_field", message, param="prediction_length")
+    if target.source.kind is not SourceKind.RIVAL:
+        most = min(most, catalog.backbone(target.source.name).max_prediction_length)
+    if steps > most:
+        raise ApiError(
+            422,
+            "prediction_length_too_long",
+            f"{target.model} forecasts at most {most} steps, not {steps}.",
+            param="prediction_length",
+            details={"max_prediction_length": most},
+        )
+    return steps
+
+
+def _check_size(num_series: int, prediction_length: int, levels: Levels) -> None:
+    values = num_series * prediction_length * (1 + len(levels.units))
+    if values > MAX_VALUES:
+        raise ApiError(
+            422,
+            "forecast_too_large",
+            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series.",
+            param="series",
+        )
+
+
+def _training_file(target: Target) -> str:
+    if target.training_file is None:
+        message = f"{target.model} has no training file to continue: send the history as `series` or `file`."
+        raise ApiError(422, "missing_history", message, param="series")
+    return target.training_file
+
+
+def _with_freq_note(numbers: Numbers, target: Target, frame: SeriesFrame) -> Numbers:
+    """A model tuned on hours and asked about days answers, and says so."""
+    if target.freq is None or target.freq == frame.freq or target.source.kind is not SourceKind.TUNED:
+        return numbers
+    note = f"The model was tuned on series of freq {target.freq!r}; these are {frame.freq!r}."
+    return replace(numbers, notes=(*numbers.notes, note))
+
+
+def _overloaded(error: OverloadedError) -> ApiError:
+    milliseconds = math.ceil(error.retry_after_seconds * 1e3)
+    headers = {"retry-after": str(math.ceil(milliseconds / 1e3)), "retry-after-ms": str(milliseconds)}
+    return ApiError(429, "overloaded", "Too many forecasts are waiting: try again shortly.", headers=headers)
