@@ -115,7 +115,7 @@ def _forecast(api: Client, job: dict[str, Any], output: Path) -> None:
 
 
 def _panels(api: Client, job: dict[str, Any], ahead: dict[str, Any]) -> list[Panel]:
-    """The last hours of the file again, from the history before them: what each model would have said, and the truth."""
+    """The last hours of the file, forecast again from the history before them, with the truth beside it."""
     series = _read(EXAMPLES / TRAINED)
     chosen = [one["item_id"] for one in ahead["forecasts"][:2]]
     inline = [

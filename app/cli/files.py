@@ -14,7 +14,9 @@ from app.cli.output import moment, out, print_json, print_reading, row, say, tab
 POLL_SECONDS = 0.5
 
 IdColumn = Annotated[str | None, typer.Option(help="Column that names the series.")]
-TimestampColumn = Annotated[str | None, typer.Option(help="Column that holds the time.")]
+TimestampColumn = Annotated[
+    list[str] | None, typer.Option(help="Column that holds the time; given twice for a date and a time column.")
+]
 TargetColumn = Annotated[list[str] | None, typer.Option(help="Column to forecast; repeatable.")]
 Freq = Annotated[str | None, typer.Option(help="Frequency, such as h, 15min, D, W-SUN, MS.")]
 Timezone = Annotated[str | None, typer.Option(help="Time zone of the timestamps, such as Europe/Berlin.")]
@@ -27,7 +29,7 @@ app = typer.Typer(help="Upload, list and delete files.", no_args_is_help=True)
 def roles(
     *,
     id_column: str | None,
-    timestamp_column: str | None,
+    timestamp_columns: list[str] | None,
     target_columns: list[str] | None,
     freq: str | None,
     timezone: str | None,
@@ -37,7 +39,7 @@ def roles(
     """Column roles as query parameters; what is None is inferred by the service."""
     given = {
         "id_column": id_column,
-        "timestamp_column": timestamp_column,
+        "timestamp_column": timestamp_columns or None,
         "target_columns": target_columns or None,
         "freq": freq,
         "timezone": timezone,
@@ -52,7 +54,7 @@ def send(api: Client, path: Path, options: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise CommandError(f"There is no file {path}.")
     file = api.upload(path, options)
-    while file["status"] in {"uploaded", "processing"}:
+    while file["status"] == "processing":
         time.sleep(POLL_SECONDS)
         file = api.get(f"/v1/files/{file['id']}")
     if file["status"] == "error":
@@ -78,7 +80,7 @@ def upload(
     """Upload a file and show how it was read."""
     options = roles(
         id_column=id_column,
-        timestamp_column=timestamp_column,
+        timestamp_columns=timestamp_column,
         target_columns=target_column,
         freq=freq,
         timezone=timezone,

@@ -69,7 +69,7 @@ def finetune(
     }
     options = roles(
         id_column=id_column,
-        timestamp_column=timestamp_column,
+        timestamp_columns=timestamp_column,
         target_columns=target_column,
         freq=freq,
         timezone=timezone,

@@ -28,7 +28,8 @@ def forecast(
         list[float] | None, typer.Option("--quantile-levels", help="Quantiles, such as 0.9; repeatable.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="CSV with the history to forecast from; default: the model's training file.")
+        Path | None,
+        typer.Option(help="CSV or Parquet with the history; default: the model's training file."),
     ] = None,
     item_id: Annotated[list[str] | None, typer.Option(help="Only these series; repeatable.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the forecast to this CSV file.")] = None,
@@ -63,9 +64,9 @@ def request(api: Client, asked: Mapping[str, Any], file: Path | None) -> dict[st
         return api.post("/v1/forecast", asked)
     if not file.is_file():
         raise CommandError(f"There is no file {file}.")
-    response = api.request(
-        "POST", "/v1/forecast", params=asked, content=file.read_bytes(), headers={"content-type": "text/csv"}
-    )
+    # What the file is, CSV or Parquet or gzip of either, is read from its bytes; the type only says "a file".
+    headers = {"content-type": "text/csv"}
+    response = api.request("POST", "/v1/forecast", params=asked, content=file.read_bytes(), headers=headers)
     answer: dict[str, Any] = response.json()
     return answer
 
@@ -79,30 +80,37 @@ def write_csv(answer: Mapping[str, Any], path: Path) -> None:
 
 
 def columns(forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """item_id, timestamp, mean, then a column per quantile and two per interval."""
+    """As the service's own CSV answers: item_id, timestamp, mean, one per quantile, then lo-80 and hi-80."""
     first = forecasts[0]
-    bounds = [f"{side}_{level}" for level in first.get("intervals") or {} for side in ("lo", "hi")]
-    return ["item_id", "timestamp", "mean", *(f"q_{level}" for level in first.get("quantiles") or {}), *bounds]
+    bounds = [f"{side}-{level}" for level in first["intervals"] for side in ("lo", "hi")]
+    return ["item_id", "timestamp", "mean", *first["quantiles"], *bounds]
 
 
 def rows(forecasts: Sequence[Mapping[str, Any]]) -> Iterator[list[Any]]:
     for one in forecasts:
-        series = [one["mean"], *(one.get("quantiles") or {}).values()]
-        for bounds in (one.get("intervals") or {}).values():
+        series = [one["mean"], *one["quantiles"].values()]
+        for bounds in one["intervals"].values():
             series += [bounds["lo"], bounds["hi"]]
         for step, timestamp in enumerate(one["timestamps"]):
-            yield [one["item_id"], timestamp, *(values[step] for values in series)]
+            yield [_safe(one["item_id"]), timestamp, *(values[step] for values in series)]
+
+
+def _safe(item_id: str) -> str:
+    """A spreadsheet must not run a name as a formula."""
+    return "'" + item_id if item_id[:1] in {"=", "@", "\t", "\r"} else item_id
 
 
 def _print_provenance(answer: Mapping[str, Any]) -> None:
     forecasts = answer["forecasts"]
-    version = f", version {answer['version']}" if answer.get("version") else ""
+    version = f", version {answer['version']}" if answer["version"] else ""
     say(f"{answer['model']}{version}: {len(forecasts)} series, {len(forecasts[0]['timestamps'])} steps")
-    fallbacks = sorted({one["fallback"] for one in forecasts if one.get("fallback")})
+    fallbacks = sorted({one["fallback"] for one in forecasts if one["fallback"]})
     if fallbacks:
         say(f"  answered by {', '.join(fallbacks)}: the tuned weights did not beat it on the test block")
-    if not answer.get("calibrated"):
-        say("  the intervals are the model's own, not yet calibrated on held-out history")
+    for note in answer["notes"]:
+        say(f"  {note}")
+    if not answer["calibrated"] and (forecasts[0]["quantiles"] or forecasts[0]["intervals"]):
+        say("  calibrated: no; the quantiles are the model's own")
 
 
 def _print_rows(answer: Mapping[str, Any]) -> None:

@@ -7,31 +7,41 @@ import typer
 
 from app.cli.files import save
 from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
-from app.cli.output import moment, number, out, print_json, row, say, table
+from app.cli.output import moment, out, print_json, row, say, table
 
 app = typer.Typer(help="List, promote, download and delete fine-tuned models.", no_args_is_help=True)
+VERSIONS_SHOWN = 100
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a fine-tuned model.")]
 Version = Annotated[int, typer.Argument(min=1, help="Number of a version.")]
 
 
 @app.command("list")
-def list_models(limit: Limit = 20, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
-    """Fine-tuned models, newest first."""
+def list_models(
+    everything: Annotated[bool, typer.Option("--all", help="Backbones and rivals too: they forecast as well.")] = False,
+    limit: Limit = 20,
+    url: Url = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Fine-tuned models, newest first, and what a bare name is answered by."""
     with connect(url, home) as api:
         found = api.pages("/v1/models", limit=limit)
+    if not everything:
+        found = [model for model in found if model["kind"] == "fine_tuned"]
     if as_json:
         print_json(found)
         return
-    shown = table("model", "backbone", "horizon>", "aliases", "made")
+    shown = table("model", "backbone", "horizon>", "serves", "aliases", "made")
     for model in found:
-        aliases = ", ".join(f"{alias} → {version}" for alias, version in (model.get("aliases") or {}).items())
+        aliases = ", ".join(f"{alias} → {version}" for alias, version in model["aliases"].items())
         row(
             shown,
-            model.get("name") or model["id"],
-            model.get("backbone"),
-            model.get("prediction_length"),
+            model["id"],
+            model["backbone"],
+            model["prediction_length"],
+            model["serves"],
             aliases or None,
-            moment(model.get("created_at")),
+            moment(model["created"]),
         )
     out.print(shown)
 
@@ -41,24 +51,23 @@ def show(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json =
     """A model and its versions, each with its verdict."""
     with connect(url, home) as api:
         model = api.get(f"/v1/models/{name}")
-        versions = api.get(f"/v1/models/{name}/versions")["data"]
+        versions = (
+            [] if model["kind"] != "fine_tuned" else api.pages(f"/v1/models/{name}/versions", limit=VERSIONS_SHOWN)
+        )
     if as_json:
         print_json({**model, "versions": versions})
         return
-    say(f"{name}: {model.get('backbone')}, {model.get('task')}, prediction_length {model.get('prediction_length')}")
-    aliases = model.get("aliases") or {}
-    shown = table("version>", "aliases", "test MASE>", "fallback", "made", "digest")
+    say(f"{name}: {model['backbone']}, prediction_length {model['prediction_length']}, serves {model['serves']}")
+    shown = table("version>", "aliases", "fallback", "made", "digest", "verdict")
     for version in versions:
-        named = ", ".join(alias for alias, target in aliases.items() if target == version["version"])
-        verdict = version.get("verdict") or {}
         row(
             shown,
             version["version"],
-            named or None,
-            number(verdict.get("test")),
-            version.get("fallback"),
-            moment(version.get("created_at")),
+            ", ".join(version["aliases"]) or None,
+            version["fallback"],
+            moment(version["created_at"]),
             version["digest"][:19],
+            (version["verdict"] or {}).get("reason"),
         )
     out.print(shown)
 

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from app.cli.client import CommandError, Refused
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of models hold colons: `ft:…:x:…` must not become an emoji.
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 PROBLEM_COLUMNS = ("row", "column", "param", "value", "reason", "message", "fix")
 METRICS = (("mase", "MASE"), ("mae", "MAE"), ("wql", "WQL"))

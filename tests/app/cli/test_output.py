@@ -1,0 +1,78 @@
+"""What a person reads."""
+
+import httpx
+import pytest
+
+from app.cli.client import Refused
+from app.cli.output import print_failure, print_verdict
+
+
+def refused(status: int, **error: object) -> Refused:
+    return Refused(httpx.Response(status, json={"error": error}, headers={"x-request-id": "req-9"}))
+
+
+def test_problems_are_listed_with_their_place_and_their_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = {"row": 17, "column": "load", "value": "n.a.", "reason": "not a number", "fix": "leave the cell empty"}
+    details = {"problems": [problem], "num_problems": 31}
+    print_failure(refused(422, message="31 cells are not numbers.", param="file", code="bad_cells", details=details))
+    shown = capsys.readouterr().err
+    for text in ("31 cells are not numbers.", "17", "load", "n.a.", "leave the cell empty", "and 30 more", "bad_cells"):
+        assert text in shown
+    assert "req-9" not in shown, "a request id helps only with our own errors"
+
+
+def test_have_and_need_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failure(refused(422, message="Too short.", code="series_too_short", details={"have": 10, "need": 40}))
+    shown = capsys.readouterr().err
+    assert "have  10" in shown
+    assert "need  40" in shown
+
+
+def test_our_own_errors_say_what_to_quote(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failure(refused(500, message="Something went wrong here.", code="internal_error"))
+    assert "req-9" in capsys.readouterr().err
+
+
+def test_markup_in_a_message_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failure(refused(422, message="There is no [bold]column[/].", code="x"))
+    assert "[bold]column[/]" in capsys.readouterr().err
+
+
+def candidate(name: str, error: float) -> dict[str, object]:
+    return {"name": name, "validation": {"mase": error + 0.1}, "test": {"mase": error, "mae": 10 * error}}
+
+
+def job(verdict: dict[str, object], **candidates: float) -> dict[str, object]:
+    return {
+        "model": "temper-tiny",
+        "method": {"type": "sff", "alpha": 0.9},
+        "fine_tuned_model": "ft:temper-tiny:local:x:1",
+        "model_version": 1,
+        "candidates": [candidate(name, error) for name, error in candidates.items()],
+        "verdict": verdict,
+    }
+
+
+def test_the_comparison_is_ordered_by_test_error(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"winner": "tuned", "promoted": True, "fallback": None, "reason": "It won on 40 test windows."}
+    print_verdict(job(verdict, seasonal_naive=1.5, zero_shot=1.0, tuned=0.5))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["tuned (sff)", "zero-shot temper-tiny", "seasonal naive"]
+    assert "-50.0 %" in lines[1]
+    assert "It won on 40 test windows." in "\n".join(lines)
+
+
+def test_a_lost_verdict_says_what_is_served_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"winner": "zero_shot", "promoted": False, "fallback": "zero_shot", "reason": "It did not win."}
+    print_verdict(job(verdict, zero_shot=1.0, tuned=1.5))
+    shown = capsys.readouterr().out
+    assert "answers with zero-shot temper-tiny" in shown
+    assert "ft:temper-tiny:local:x:1@1 always serves the tuned weights" in shown
+
+
+def test_without_a_test_block_validation_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    made = job({"winner": "tuned", "promoted": False, "fallback": None, "reason": "No test."}, tuned=0.5, zero_shot=1.0)
+    for one in made["candidates"]:  # type: ignore[attr-defined]  # a list, as built above
+        one["test"] = None
+    print_verdict(made)
+    assert "test MASE" not in capsys.readouterr().out
