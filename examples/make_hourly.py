@@ -2,9 +2,9 @@
 
     python examples/make_hourly.py > examples/hourly_demand.csv
 
-Synthetic, and made so that fine-tuning has something to learn: which shifts run on a day follows a rota of 28 days. That
-is longer than the 512 hours of history the default backbone sees, so no model can copy it from its context; one that has
-trained on the file knows which days follow which. Whether a tuned model does better is measured, not assumed.
+Synthetic, and made so that fine-tuning has something to learn: which shifts run on a day follows a rota of 28 days.
+That is longer than the 512 hours of history the default backbone sees, so no model can copy it from its context; one
+that has trained on the file knows which days follow which. Whether it does better is measured, not assumed.
 """
 
 import math
