@@ -12,7 +12,9 @@ from app.health import router as health_router
 _NATIVE: tuple[str, ...] = (
     "app.files.endpoints",
     "app.auth.endpoints",
+    "app.usage",
     "app.registry.endpoints",
+    "app.backbones.endpoints",
 )
 
 

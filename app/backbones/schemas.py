@@ -1,0 +1,65 @@
+"""The catalogue as the API shows it."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.schemas import ResponseModel
+
+
+class MethodSupport(ResponseModel):
+    name: str
+    supported: bool
+    reason: str | None = Field(description="Why not, where it is not.")
+
+
+class Limits(ResponseModel):
+    context_length: int = Field(description="Longest history looked at, in steps; longer ones are cut to their end.")
+    prediction_length: int = Field(description="Longest horizon of one pass, in steps.")
+    max_prediction_length: int = Field(description="Longest horizon by recursion; beyond it a request is refused.")
+    patch_length: int
+
+
+class BackboneObject(ResponseModel):
+    id: str
+    object: Literal["backbone"]
+    family: str
+    summary: str
+    licence: str
+    non_commercial: bool
+    num_parameters: int
+    digest: str = Field(description="sha256 of the weights file: what is served is exactly that.")
+    repo: str | None
+    revision: str | None
+    weights_available: bool = Field(description="Whether the weights lie on this machine.")
+    tasks: list[str]
+    limits: Limits
+    quantile_levels: list[float] = Field(description="Native quantiles; empty for point models.")
+    handles_missing: bool
+    past_covariates: bool
+    future_covariates: bool
+    methods: list[MethodSupport]
+
+
+class MethodObject(ResponseModel):
+    id: str
+    object: Literal["method"]
+    summary: str
+    trains: bool
+    options: dict[str, Any] = Field(description="JSON schema of the method's options (`method` of a job).")
+
+
+class RivalObject(ResponseModel):
+    id: str
+    object: Literal["rival"]
+    summary: str
+
+
+class BackboneList(ResponseModel):
+    object: Literal["list"]
+    data: list[BackboneObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    rivals: list[RivalObject]
+    methods: list[MethodObject]

@@ -1,0 +1,118 @@
+"""Shows the two tables of `tsfm.catalog`; nothing is stored, so a new backbone or method appears by itself."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+import tsfm
+from app.backbones.schemas import BackboneList, BackboneObject, Limits, MethodObject, MethodSupport, RivalObject
+from app.errors import NotFound
+from tsfm import catalog
+
+SHIPPED = Path(tsfm.__file__).parent / "backbones" / "checkpoints"
+_RIVALS = {
+    "naive": "The last observed value.",
+    "seasonal_naive": "The value one season earlier.",
+    "window_mean": "The mean of the context.",
+}
+
+
+def list_backbones(weights_dir: Path) -> BackboneList:
+    data = [show(spec, weights_dir) for spec in catalog.BACKBONES.values()]
+    return BackboneList(
+        object="list",
+        data=data,
+        has_more=False,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        rivals=[RivalObject(id=name, object="rival", summary=_RIVALS[name]) for name in catalog.RIVALS],
+        methods=[method_object(spec) for spec in catalog.METHODS.values()],
+    )
+
+
+def get_backbone(name: str, weights_dir: Path) -> BackboneObject:
+    if name not in catalog.BACKBONES:
+        raise NotFound("backbone", name, param="name")
+    return show(catalog.BACKBONES[name], weights_dir)
+
+
+def weights_available(spec: catalog.BackboneSpec, weights_dir: Path) -> bool:
+    """Whether all files of the backbone lie on this machine: shipped, or in `weights_dir/<name>/`. No hashing."""
+    places = (SHIPPED / spec.name, weights_dir / spec.name)
+    return any(all((place / name).is_file() for name in spec.files) for place in places)
+
+
+def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:
+    return BackboneObject(
+        id=spec.name,
+        object="backbone",
+        family=spec.family,
+        summary=spec.summary,
+        licence=spec.licence,
+        non_commercial=spec.non_commercial,
+        num_parameters=spec.num_parameters,
+        digest=f"sha256:{spec.sha256}",
+        repo=spec.repo,
+        revision=spec.revision,
+        weights_available=weights_available(spec, weights_dir),
+        tasks=list(spec.tasks),
+        limits=Limits(
+            context_length=spec.context_length,
+            prediction_length=spec.prediction_length,
+            max_prediction_length=spec.max_prediction_length,
+            patch_length=spec.patch_length,
+        ),
+        quantile_levels=list(spec.quantile_levels),
+        handles_missing=spec.handles_missing,
+        past_covariates=spec.past_covariates,
+        future_covariates=spec.future_covariates,
+        methods=[_support(spec, name) for name in catalog.METHODS],
+    )
+
+
+def _support(spec: catalog.BackboneSpec, method: str) -> MethodSupport:
+    if method in spec.methods:
+        return MethodSupport(name=method, supported=True, reason=None)
+    reason = spec.unsupported_methods.get(method, "Not offered for this backbone.")
+    return MethodSupport(name=method, supported=False, reason=reason)
+
+
+@cache
+def _options(method: str) -> dict[str, Any]:
+    """JSON schema of the method's config, each field with the text that stands under it in the source."""
+    config = catalog.method(method).config
+    schema = TypeAdapter(config).json_schema()
+    texts = _field_texts(config)
+    for name, field in schema.get("properties", {}).items():
+        if name in texts:
+            field["description"] = texts[name]
+    return {**schema, "additionalProperties": False}
+
+
+def _field_texts(config: type[Any]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    names = {field.name for field in dataclasses.fields(config)}
+    texts: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        match before, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
+                if name in names:
+                    texts[name] = inspect.cleandoc(text)
+    return texts
+
+
+def method_object(spec: catalog.MethodSpec) -> MethodObject:
+    return MethodObject(
+        id=spec.name,
+        object="method",
+        summary=spec.summary,
+        trains=spec.trains,
+        options=_options(spec.name),
+    )
