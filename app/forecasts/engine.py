@@ -57,7 +57,8 @@ class _Key:
     """Only where the source looks at it."""
     prediction_length: int
     levels: tuple[float, ...]
-    native_quantiles: bool
+    history_length: int | None
+    """Points looked at by a source without quantiles of its own; None where it has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,9 @@ class Engine:
         begun = perf_counter()
         with await self._pin(source) as pin:
             loaded = perf_counter()
-            native = native_quantiles(source)
-            freq = frame.freq if source.kind is SourceKind.RIVAL or not native else None
-            key = _Key(source.key, freq, prediction_length, levels, native)
+            history_length = None if native_quantiles(source) else _history_length(source, frame.freq)
+            freq = frame.freq if source.kind is SourceKind.RIVAL else None
+            key = _Key(source.key, freq, prediction_length, levels, history_length)
             answers = await self._submit(key, pin.value, frame)
         forecasts = [answer.value for answer in answers]
         quantiles = [f.quantiles for f in forecasts if f.quantiles is not None]
@@ -152,9 +153,11 @@ class Engine:
     def _open(self, source: Source) -> Forecaster:
         match source.kind:
             case SourceKind.RIVAL:
-                return Forecaster.rival(source.name)
+                return Forecaster.rival(source.name, period=source.period, context_length=source.context_length)
             case SourceKind.ZERO_SHOT:
-                return Forecaster.zero_shot(source.name, weights_dir=self._weights_dir)
+                return Forecaster.zero_shot(
+                    source.name, weights_dir=self._weights_dir, context_length=source.context_length
+                )
             case SourceKind.TUNED:
                 return self._open_artifact(source)
 
@@ -189,7 +192,7 @@ class Engine:
                     starts=np.zeros(1, dtype=np.int64),
                     freq="1",
                 )
-                self._batcher.submit(_Key(target.source.key, None, 1, (), True), _Work(pin.value, frame)).result()
+                self._batcher.submit(_Key(target.source.key, None, 1, (), None), _Work(pin.value, frame)).result()
         except TemperError as error:  # no weights here: a request for them will say so
             log.warning("preload_failed", backbone=PRELOADED, error=error.message)
 
@@ -201,7 +204,7 @@ class Engine:
 
 
 def _predict(forecaster: Forecaster, frame: SeriesFrame, key: _Key) -> Forecast:
-    if not key.levels or key.native_quantiles:
+    if not key.levels or key.history_length is None:
         return forecaster.predict(frame, key.prediction_length, key.levels)
     whole = forecaster.predict(frame, key.prediction_length)
     quantiles = context_quantiles(
@@ -209,7 +212,7 @@ def _predict(forecaster: Forecaster, frame: SeriesFrame, key: _Key) -> Forecast:
         frame,
         whole.point,
         key.levels,
-        keep=_history_length(forecaster.name, frame.freq),
+        keep=key.history_length,
     )
     return replace(whole, quantiles=quantiles, quantile_levels=key.levels, notes=(*whole.notes, CONFORMAL_NOTE))
 
@@ -219,12 +222,14 @@ def _rows(whole: Forecast, begin: int, end: int) -> Forecast:
     return replace(whole, item_ids=whole.item_ids[begin:end], point=whole.point[begin:end], quantiles=quantiles)
 
 
-def _history_length(name: str, freq: str) -> int:
+def _history_length(source: Source, freq: str) -> int:
     """The longest history a rival or a point backbone looks at."""
-    if name in catalog.BACKBONES:
-        return catalog.backbone(name).context_length
-    season = frequencies.parse(freq).season
-    return rivals.history_needed(name, context_length=DEFAULT_RIVAL_CONTEXT, period=season)
+    if source.kind is not SourceKind.RIVAL:
+        return source.context_length or catalog.backbone(source.name).context_length
+    period = source.period or frequencies.parse(freq).season
+    return rivals.history_needed(
+        source.name, context_length=source.context_length or DEFAULT_RIVAL_CONTEXT, period=period
+    )
 
 
 def _num_bytes(source: Source) -> int:

@@ -8,8 +8,9 @@ second, and a busy name costs one query per half second.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +20,7 @@ from app.errors import NotFound
 from app.registry.names import MAX_NAME_CHARS, parse_reference
 from app.registry.repository import Registry
 from app.registry.service import version_of
+from app.tables import Model
 from tsfm import catalog
 
 REFRESH_SECONDS = 0.5
@@ -44,10 +46,16 @@ class Source:
     version: int | None = None
     files: Mapping[str, str] | None = None
     """Artifact path → sha256, tuned only."""
+    context_length: int | None = None
+    """What a fallback was judged with; None for the source's own default."""
+    period: int | None = None
+    """Season a rival was judged with; None for the season of the series' frequency."""
 
     @property
     def key(self) -> str:
-        return self.digest if self.kind is SourceKind.TUNED and self.digest else f"{self.kind.value}:{self.name}"
+        if self.kind is SourceKind.TUNED and self.digest:
+            return self.digest
+        return f"{self.kind.value}:{self.name}:{self.context_length}:{self.period}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +101,7 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
         model=model.name,
         version=version.version,
         digest=version.digest,
-        source=tuned if fallback is None else _fallback_source(fallback, model.backbone),
+        source=tuned if fallback is None else _fallback_source(fallback, model, version.manifest),
         fallback=fallback,
         prediction_length=model.prediction_length,
         freq=job.resolved.get("freq") if job else None,
@@ -101,8 +109,13 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
     )
 
 
-def _fallback_source(fallback: str, backbone: str) -> Source:
-    return _zero_shot(backbone) if fallback == "zero_shot" else _rival(fallback)
+def _fallback_source(fallback: str, model: Model, manifest: Mapping[str, Any]) -> Source:
+    """What was not beaten, exactly as it was judged."""
+    context_length = int(manifest["context_length"])
+    if fallback == "zero_shot":
+        return replace(_zero_shot(model.backbone), context_length=context_length)
+    period = manifest["rivals"][fallback]["period"] if fallback == "seasonal_naive" else None
+    return replace(_rival(fallback), context_length=context_length, period=period)
 
 
 def _zero_shot(backbone: str) -> Source:
