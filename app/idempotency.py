@@ -52,11 +52,17 @@ class Once:
     key: str | None
 
     def run(
-        self, content: Mapping[str, Any], create: Callable[[Session], Created], *, status_code: int = 200
+        self,
+        content: Mapping[str, Any],
+        create: Callable[[Session], Created],
+        *,
+        status_code: int = 200,
+        secret: str | None = None,
     ) -> JSONResponse:
         """The answer to send: of `create(session)`, committed, or of the first request with this key.
 
-        `create` does not commit. It may take long before its first query: no connection is held until then.
+        `create` does not commit. It may take long before its first query: no connection is held until then. The field
+        named `secret` is answered but not remembered: a replay shows null.
         """
         if self.key is None:
             with session_scope(self.services.engine) as session:
@@ -68,7 +74,8 @@ class Once:
         try:
             with session_scope(self.services.engine) as session:
                 body = create(session).model_dump(mode="json")
-                self._remember(session, claim, status_code, body)
+                remembered = body if secret is None else {**body, secret: None}
+                self._remember(session, claim, status_code, remembered)
         except BaseException:  # whatever went wrong, the key must be free for another try
             self._release(claim)
             raise

@@ -14,6 +14,7 @@ from app.api import include_routers
 from app.auth.bootstrap import bootstrap
 from app.auth.cache import KeyCache
 from app.db import make_engine, upgrade
+from app.files.upload import remove_leftovers
 from app.health import Readiness
 from app.queue import CeleryQueue, Queue
 from app.services import Services
@@ -72,6 +73,7 @@ async def _lifespan(app: FastAPI, settings: Settings, queue: Queue | None) -> As
 def _prepare(settings: Settings) -> Engine:
     """Directories, schema and first key; several gateways may start on one database at once."""
     settings.make_directories()
+    remove_leftovers(settings.tmp_dir)
     upgrade(settings.database_url)
     engine = make_engine(settings.database_url)
     bootstrap(engine, settings)

@@ -47,7 +47,8 @@ class Store(Protocol):
     def list_older(self, prefix: str, moment: datetime) -> list[str]:
         """Keys under `prefix` that were last written before `moment`."""
 
-    def list(self, prefix: str) -> list[str]: ...
+    def list(self, prefix: str, *, modified_before: datetime | None = None) -> list[str]:
+        """Sorted keys below a folder, all of them or those not touched since."""
 
 
 def file_key(file_id: str) -> str:
@@ -153,10 +154,13 @@ class ObjectStore:
         found = (item for batch in obstore.list(self._store, prefix=prefix) for item in batch)
         return sorted(str(item["path"]) for item in found if item["last_modified"] < moment)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, *, modified_before: datetime | None = None) -> list[str]:
         import obstore
 
-        return sorted(str(item["path"]) for batch in obstore.list(self._store, prefix=prefix) for item in batch)
+        items = (item for batch in obstore.list(self._store, prefix=prefix) for item in batch)
+        return sorted(
+            str(item["path"]) for item in items if modified_before is None or item["last_modified"] < modified_before
+        )
 
 
 @contextlib.contextmanager

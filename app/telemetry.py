@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiError, error_response, internal_error
@@ -81,6 +82,8 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                log.info("client_disconnected", method=scope["method"], path=scope["path"])
             except Exception:  # the last line: no text of an unexpected error reaches the caller
                 log.exception("unhandled_error", method=scope["method"], path=scope["path"])
                 if status:

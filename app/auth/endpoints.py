@@ -22,7 +22,9 @@ AdminDep = Annotated[Principal, require("admin")]
 @router.post("", response_model=CreatedKey, responses=responses(409, 413, 429), summary="Make a key")
 def create_key(body: KeyCreate, principal: AdminDep, once: OnceDep) -> JSONResponse:
     return once.run(
-        body.model_dump(mode="json"), lambda session: service.create(session, once.services, principal, body)
+        body.model_dump(mode="json"),
+        lambda session: service.create(session, once.services, principal, body),
+        secret="key",
     )
 
 

@@ -35,5 +35,5 @@ class KeyObject(ResponseModel):
 
 
 class CreatedKey(KeyObject):
-    key: str
-    """The key itself: shown here and never again."""
+    key: str | None
+    """The key itself: shown once. Null when this answer is a replay, since only its hash is stored."""

@@ -46,6 +46,11 @@ def exists(session: Session, file_id: str) -> bool:
     return session.scalar(select(File.id).where(File.id == file_id)) is not None
 
 
+def is_kept(session: Session, file_id: str) -> bool:
+    """Whether the stored objects of this id belong to a file that is not deleted."""
+    return session.scalar(select(File.id).where(File.id == file_id, File.deleted_at.is_(None))) is not None
+
+
 def pending_ids(session: Session, *, older_than: datetime) -> list[str]:
     """Files nobody has read yet although their message is that old; the sweeper sends it again."""
     statement = select(File.id).where(File.status == UPLOADED, File.deleted_at.is_(None), File.created_at < older_than)

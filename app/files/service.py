@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,8 @@ from tsfm.series.options import ReadOptions
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
+ORPHAN_AGE = timedelta(days=1)
+"""Longer than any upload takes from its first object to its commit."""
 
 
 async def in_parse_slot(services: Services, work: Callable[[], Result]) -> Result:
@@ -209,6 +211,17 @@ def delete_expired(*, engine: Engine, store: Store) -> int:
         for row in rows:
             _mark_deleted(session, store, row, now)
     return len(rows)
+
+
+def remove_orphans(*, engine: Engine, store: Store) -> int:
+    """For the sweeper: removes objects that a process killed between put and commit left; returns how many files."""
+    old = store.list("files", modified_before=utc_now() - ORPHAN_AGE)
+    found = {key.split("/")[1] for key in old}
+    with session_scope(engine, read_only=True) as session:
+        orphans = sorted(file_id for file_id in found if not repository.is_kept(session, file_id))
+    for file_id in orphans:
+        _remove_objects(store, file_id)
+    return len(orphans)
 
 
 def _mark_deleted(session: Session, store: Store, row: File, at: datetime) -> None:

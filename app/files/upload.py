@@ -9,7 +9,9 @@ import contextlib
 import errno
 import hashlib
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from app.telemetry import body_too_large
 
 FLUSH_BYTES = 1 << 20
 PART_PREFIX = "upload-"
+LEFTOVER_SECONDS = 24 * 3600
 _DIGESTS = {"sha-256": "sha256", "sha-512": "sha512"}
 _DIGEST = re.compile(r"^([a-z0-9*_.-]+)=:([A-Za-z0-9+/=]*):(?:;.*)?$")
 
@@ -128,6 +131,14 @@ async def _receive_multipart(
         sha256=sink.hashers["sha256"].hexdigest(),
         fields=_merged(query, reader.fields),
     )
+
+
+def remove_leftovers(tmp_dir: Path) -> None:
+    """Deletes what a killed process left here a day ago or longer; another gateway may be using the rest."""
+    for path in tmp_dir.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another gateway is cleaning too
+            if time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _merged(query: Fields, form: Fields) -> Fields:

@@ -47,10 +47,15 @@ class TestSessionScope:
             on_rollback(session, lambda: seen.append("undone"))
             assert seen == []
         assert seen == ["sent"]
-        with pytest.raises(IntegrityError), session_scope(engine) as session:
-            after_commit(session, lambda: seen.append("sent"))
-            on_rollback(session, lambda: seen.append("undone"))
-            break_at_commit(session)
+
+        def fail() -> None:
+            with session_scope(engine) as session:
+                after_commit(session, lambda: seen.append("sent"))
+                on_rollback(session, lambda: seen.append("undone"))
+                break_at_commit(session)
+
+        with pytest.raises(IntegrityError):
+            fail()
         assert seen == ["sent", "undone"]
 
     def test_a_failing_action_does_not_undo_the_commit(self, engine: Engine) -> None:

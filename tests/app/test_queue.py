@@ -17,9 +17,13 @@ def test_a_message_leaves_after_the_commit(engine: Engine, queue: FakeQueue) -> 
 
 
 def test_no_message_leaves_after_a_rollback(engine: Engine, queue: FakeQueue) -> None:
-    with pytest.raises(KeyError), session_scope(engine) as session:
-        enqueue(session, queue, RUN_JOB, "ftjob-1")
-        raise KeyError
+    def fail() -> None:
+        with session_scope(engine) as session:
+            enqueue(session, queue, RUN_JOB, "ftjob-1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert queue.sent == []
 
 

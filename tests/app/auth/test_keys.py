@@ -94,10 +94,13 @@ class TestBootstrap:
         (settings.home / "api_key").unlink()
         with session_scope(engine) as session:
             before = session.scalar(select(func.count()).select_from(ApiKey)) or 0
-        code = (
-            "from app.settings import Settings; from app.db import make_engine; from app.auth.bootstrap import bootstrap; "
-            f"s = Settings(home={str(settings.home)!r}); bootstrap(make_engine(s.database_url), s)"
-        )
+        code = f"""
+from app.settings import Settings
+from app.db import make_engine
+from app.auth.bootstrap import bootstrap
+settings = Settings(home={str(settings.home)!r})
+bootstrap(make_engine(settings.database_url), settings)
+"""
         running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
         assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
         with session_scope(engine, read_only=True) as session:
