@@ -11,6 +11,7 @@ from app.health import router as health_router
 
 _NATIVE: tuple[str, ...] = (
     "app.files.endpoints",
+    "app.jobs.endpoints",
     "app.auth.endpoints",
     "app.usage",
     "app.registry.endpoints",

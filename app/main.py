@@ -16,6 +16,7 @@ from app.auth.cache import KeyCache
 from app.db import make_engine, upgrade
 from app.files.upload import remove_leftovers
 from app.health import Readiness
+from app.jobs.stream import EventHub
 from app.queue import CeleryQueue, Queue
 from app.services import Services
 from app.settings import Settings
@@ -63,9 +64,11 @@ async def _lifespan(app: FastAPI, settings: Settings, queue: Queue | None) -> As
     )
     app.state.services = services
     app.state.readiness = Readiness()
+    app.state.job_events = EventHub(engine)
     try:
         yield
     finally:
+        await app.state.job_events.close()
         services.queue.close()
         engine.dispose()
 

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/files", tags=["files"])
 FilesDep = Annotated[Principal, require("files")]
 
 _TEXT = {"type": "string"}
-_FIELD_SCHEMAS: dict[str, Any] = {
+FIELD_SCHEMAS: dict[str, Any] = {
     "filename": {"type": "string", "maxLength": 255},
     "purpose": {"type": "string", "default": "fine-tune", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
     **{name: {"type": "array", "items": _TEXT} if name in LIST_FIELDS else _TEXT for name in sorted(ROLE_FIELDS)},
@@ -33,7 +33,7 @@ _FIELD_SCHEMAS: dict[str, Any] = {
 _RAW_TYPES = ("text/csv", "application/octet-stream", "application/gzip", "application/vnd.apache.parquet")
 UPLOAD_OPENAPI: dict[str, Any] = {
     "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in _FIELD_SCHEMAS.items()
+        {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in FIELD_SCHEMAS.items()
     ],
     "requestBody": {
         "required": True,
@@ -42,7 +42,7 @@ UPLOAD_OPENAPI: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}, **_FIELD_SCHEMAS},
+                    "properties": {"file": {"type": "string", "format": "binary"}, **FIELD_SCHEMAS},
                 }
             },
             **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _RAW_TYPES},

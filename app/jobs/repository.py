@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Select, and_, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, DateTime, Select, and_, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.ids import EVENT, new_id, utc_now
 from app.jobs import states
 from app.jobs.states import ACTIVE, JobStatus
-from app.tables import File, Job, JobEvent, UtcDateTime
+from app.tables import Job, JobEvent, UtcDateTime
 
 
 def database_now(session: Session) -> ColumnElement[datetime]:
@@ -98,12 +98,6 @@ class Jobs:
     def get(self, job_id: str) -> Job | None:
         return self.session.scalar(self._mine().where(Job.id == job_id))
 
-    def file(self, file_id: str) -> File | None:
-        """The tenant's file, deleted ones left out."""
-        return self.session.scalar(
-            select(File).where(File.id == file_id, File.tenant_id == self.tenant_id, File.deleted_at.is_(None))
-        )
-
     def add(self, job: Job) -> None:
         assert job.tenant_id == self.tenant_id
         self.session.add(job)
@@ -115,35 +109,26 @@ class Jobs:
         condition = and_(Job.tenant_id == self.tenant_id, Job.status.in_(sorted(ACTIVE)))
         return self.session.scalar(select(func.count()).select_from(Job).where(condition)) or 0
 
-    def list(
-        self, *, limit: int, after: Job | None, status: JobStatus | None = None, training_file: str | None = None
-    ) -> tuple[Sequence[Job], bool]:
-        """A page, newest first, and whether more follow."""
-        query = self._mine().order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-        if after is not None:
-            older = and_(Job.created_at == after.created_at, Job.id < after.id)
-            query = query.where(or_(Job.created_at < after.created_at, older))
+    def every(self, *, status: JobStatus | None = None, training_file: str | None = None) -> Select[Job]:
+        """The tenant's jobs that pass the filters, for `app.paging.list_rows`."""
+        query = self._mine()
         if status is not None:
             query = query.where(Job.status == status.value)
-        if training_file is not None:
-            query = query.where(Job.training_file == training_file)
-        rows = self.session.scalars(query).all()
-        return rows[:limit], len(rows) > limit
+        return query if training_file is None else query.where(Job.training_file == training_file)
 
-    def events(
-        self, job_id: str, *, limit: int, after: str | None, kind: str | None = None
-    ) -> tuple[Sequence[JobEvent], bool] | None:
-        """A page of the job's events, newest first; None when `after` is no event of this job."""
-        query = select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.sequence.desc()).limit(limit + 1)
-        if kind is not None:
-            query = query.where(JobEvent.type == kind)
-        if after is not None:
-            at = self.session.scalar(select(JobEvent.sequence).where(JobEvent.id == after, JobEvent.job_id == job_id))
-            if at is None:
-                return None
-            query = query.where(JobEvent.sequence < at)
-        rows = self.session.scalars(query).all()
-        return rows[:limit], len(rows) > limit
+    def events(self, job_id: str) -> Select[JobEvent]:
+        """The job's history, for `app.paging.list_rows`."""
+        return select(JobEvent).join(Job).where(JobEvent.job_id == job_id, Job.tenant_id == self.tenant_id)
+
+    def metrics(self, job_id: str) -> Sequence[JobEvent]:
+        """Every evaluation, oldest first."""
+        return self.session.scalars(
+            self.events(job_id).where(JobEvent.type == "metrics").order_by(JobEvent.sequence)
+        ).all()
+
+    def num_events_behind(self, job_id: str, sequence: int) -> int:
+        behind = self.events(job_id).where(JobEvent.sequence > sequence).subquery()
+        return self.session.scalar(select(func.count()).select_from(behind)) or 0
 
     def request_cancel(self, job_id: str) -> Job | None:
         """Ends a waiting job at once and flags a running one; None when the job can no longer be cancelled."""

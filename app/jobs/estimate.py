@@ -1,0 +1,79 @@
+"""What a job will cost, from the catalogue and the reading alone (`basis: "table"`). Nothing is run for it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.jobs.schemas import Estimate
+from tsfm import catalog, configs
+from tsfm.series import freq as frequencies
+from tsfm.series import split
+
+TRAIN_SHARE_WITH_TEST = 0.6
+TRAIN_SHARE_WITHOUT_TEST = 0.8
+TRAIN_FLOP_PER_PARAMETER_AND_TOKEN = 6
+"""Two for the forward pass, four for the backward one."""
+CPU_FLOP_PER_SECOND = 2e10
+"""What one training process reaches on two ordinary cores in float32, measured with temper-tiny; GPUs are faster."""
+TRIAL_SHARE = 8
+"""A trial of a search takes one step for every so many of the run's (tsfm/search.py, which needs torch)."""
+FIXED_SECONDS = 6.0
+"""Start of the run's process, loading, judging and saving."""
+FLOAT_BYTES = 4
+COPIES = 5
+"""Weights, gradients, two moments of the optimizer, best weights."""
+ACTIVATION_FLOATS_PER_PARAMETER = 0.5
+"""Activations of one window, as a share of the parameters: the order of magnitude for these encoders."""
+PROCESS_BYTES = 400 << 20
+"""An interpreter with torch loaded."""
+
+
+def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimate:
+    """The figures for a resolved request (`tsfm.request.resolve`) on a file of this reading."""
+    spec = catalog.backbone(resolved["backbone"])
+    method = catalog.method(resolved["method"])
+    windows = _num_windows(resolved, reading, spec)
+    if not method.trains:
+        return Estimate(
+            seconds=FIXED_SECONDS,
+            memory_bytes=PROCESS_BYTES + FLOAT_BYTES * spec.num_parameters,
+            windows=windows,
+            steps=0,
+            trainable_parameters=0,
+            basis="table",
+        )
+    settings = resolved["hyperparameters"]
+    windows = min(windows, int(settings["max_windows_per_epoch"]))
+    rows = int(settings["batch_size"]) * int(settings["gradient_accumulation"])
+    rates = settings["learning_rate"]
+    num_trials = (len(rates) if isinstance(rates, list) else 0) + _num_alphas(resolved)
+    epochs = int(settings["max_epochs"]) * (1 + num_trials / TRIAL_SHARE)
+    tokens = math.ceil((int(resolved["context_length"]) + int(resolved["prediction_length"])) / spec.patch_length)
+    flop = TRAIN_FLOP_PER_PARAMETER_AND_TOKEN * spec.num_parameters * tokens * windows * epochs
+    activations = ACTIVATION_FLOATS_PER_PARAMETER * spec.num_parameters * int(settings["batch_size"])
+    seconds = FIXED_SECONDS + flop / CPU_FLOP_PER_SECOND
+    if resolved["budget_seconds"] is not None:
+        seconds = min(seconds, FIXED_SECONDS + float(resolved["budget_seconds"]))
+    return Estimate(
+        seconds=round(seconds, 1),
+        memory_bytes=PROCESS_BYTES + int(FLOAT_BYTES * (COPIES * spec.num_parameters + activations)),
+        windows=windows,
+        steps=math.ceil(math.ceil(windows / rows) * epochs),
+        # A head's size stands in no table; the run reports it.
+        trainable_parameters=None if method.name == "linear_probe" else spec.num_parameters,
+        basis="table",
+    )
+
+
+def _num_alphas(resolved: Mapping[str, Any]) -> int:
+    return len(configs.ALPHA_SEARCH) if resolved["method_config"].get("alpha") == "search" else 0
+
+
+def _num_windows(resolved: Mapping[str, Any], reading: Mapping[str, Any], spec: catalog.BackboneSpec) -> int:
+    """Training windows of one epoch before the cap, as if every series had the mean length."""
+    season = frequencies.parse(str(reading["freq"])).season
+    context = split.min_context(int(resolved["context_length"]), patch_length=spec.patch_length, season=season)
+    share = TRAIN_SHARE_WITH_TEST if resolved["with_test"] else TRAIN_SHARE_WITHOUT_TEST
+    horizon = min(int(resolved["prediction_length"]), spec.prediction_length)
+    per_series = share * int(reading["num_points"]) / int(reading["num_series"]) - context - horizon + 1
+    return max(1, int(per_series * int(reading["num_series"])))

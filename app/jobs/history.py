@@ -1,0 +1,89 @@
+"""What a job has left behind so far: its events, live or in pages, and its checkpoints."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import orjson
+from sqlalchemy import Row
+from sqlalchemy.orm import Session
+from sse_starlette.event import ServerSentEvent
+
+from app.auth.keys import Principal
+from app.errors import ApiError
+from app.jobs.repository import Jobs
+from app.jobs.schemas import CheckpointObject, JobEventObject
+from app.jobs.service import get
+from app.jobs.show import show_checkpoint, show_event
+from app.jobs.states import TERMINAL
+from app.jobs.stream import EventHub
+from app.paging import Page, PageQuery, list_rows, to_page
+from app.tables import JobEvent
+
+
+def list_events(session: Session, principal: Principal, job_id: str, query: PageQuery) -> Page[JobEventObject]:
+    """Newest first."""
+    get(session, principal, job_id)
+    events = Jobs(session=session, tenant_id=principal.tenant_id).events(job_id)
+    found = list_rows(session, events, query, keys=(JobEvent.sequence,), id_column=JobEvent.id)
+    return to_page(found, _show_row, id_of=lambda event: event.id)
+
+
+def _show_row(row: Row[JobEvent]) -> JobEventObject:
+    return show_event(row[0])
+
+
+def list_checkpoints(session: Session, principal: Principal, job_id: str, query: PageQuery) -> Page[CheckpointObject]:
+    """Evaluations that beat all before them, newest first. Each was kept when it was made; the newest still is."""
+    get(session, principal, job_id)
+    events = Jobs(session=session, tenant_id=principal.tenant_id).metrics(job_id)
+    kept = [show_checkpoint(event) for event in reversed(_improvements(events))]
+    ids = [checkpoint.id for checkpoint in kept]
+    if query.after is not None:
+        if query.after not in ids:
+            message = f"after: this job has no checkpoint {query.after!r}."
+            raise ApiError(422, "invalid_cursor", message, param="after")
+        kept = kept[ids.index(query.after) + 1 :]
+    shown = kept[: query.limit]
+    return Page(
+        object="list",
+        data=shown,
+        has_more=len(kept) > len(shown),
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+    )
+
+
+def _improvements(events: Sequence[JobEvent]) -> list[JobEvent]:
+    best: float | None = None
+    kept = []
+    for event in events:
+        data = event.data or {}
+        error = data.get("validation_loss")
+        # Step 0 is logged but its weights are never kept (evaluation.md §5).
+        if error is not None and (data.get("step") or 0) > 0 and (best is None or error < best):
+            best = error
+            kept.append(event)
+    return kept
+
+
+def all_seen(session: Session, principal: Principal, job_id: str, *, after: int) -> bool:
+    """Whether the job has ended and `after` is its last event."""
+    job = get(session, principal, job_id)
+    jobs = Jobs(session=session, tenant_id=principal.tenant_id)
+    return job.status in TERMINAL and jobs.num_events_behind(job_id, after) == 0
+
+
+async def live(hub: EventHub, job_id: str, *, after: int) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: the history with its ids, the progress in between without, `done` at the end."""
+    shown = None
+    async for news in hub.follow(job_id, after=after):
+        for event in news.events:
+            yield _sent(event.type, show_event(event).model_dump(mode="json"), number=event.sequence)
+        if news.progress is not None and news.progress != shown:
+            shown = news.progress
+            yield _sent("progress", {"status": news.status, **shown})
+        if news.is_last:
+            yield _sent("done", {"status": news.status})
+
+
+def _sent(kind: str, data: object, *, number: int | None = None) -> ServerSentEvent:
+    return ServerSentEvent(data=orjson.dumps(data).decode(), event=kind, id=None if number is None else str(number))

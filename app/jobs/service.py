@@ -1,0 +1,300 @@
+"""Rules of jobs: what may be submitted, what a caller may ask of a running one, how a row is shown."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
+from sqlalchemy.orm import Session
+
+from app.auth.keys import Principal
+from app.errors import ApiError, Conflict, NotFound
+from app.files import service as files
+from app.files.fields import ROLE_FIELDS, FileSpec
+from app.files.parse import parsed
+from app.files.upload import Upload
+from app.ids import JOB, new_id, utc_now
+from app.jobs.estimate import estimate
+from app.jobs.repository import Jobs
+from app.jobs.schemas import JobCreate, JobEstimate, JobObject
+from app.jobs.show import method_of, show
+from app.jobs.states import JobStatus
+from app.paging import Page, PageQuery, list_rows, to_page
+from app.queue import RUN_JOB, enqueue
+from app.registry.service import check_register_as
+from app.services import Services
+from app.storage import file_key
+from app.tables import File, Job
+from tsfm import catalog
+from tsfm.errors import ConfigError
+from tsfm.request import FinetuneRequest, resolve
+from tsfm.series.options import ReadOptions
+
+RETRY_AFTER_SECONDS = 30
+_RACES = 3
+"""A state can change between two conditional updates; after so many it is a storm, not a race."""
+
+
+def create_from_file(
+    session: Session, services: Services, principal: Principal, spec: JobCreate
+) -> JobObject | JobEstimate:
+    """A job on a stored file. Roles given here that differ from the file's make a file of their own."""
+    request = requested(spec, services)
+    if spec.training_file is None:
+        raise ApiError(
+            422, "missing_field", "training_file is required (or send the file itself by form).", param="training_file"
+        )
+    file = files.get_file(session, principal.tenant_id, spec.training_file, lock=True)
+    options = roles_of(spec)
+    if options is not None and options.to_mapping() != file.options:
+        return _on_reread_file(session, services, principal, spec, request, file, options)
+    reading = files.require_processed(file)
+    if spec.dry_run:
+        return _dry_run(spec, request, reading)
+    return _create(session, services, principal, spec, request, file, reading)
+
+
+def create_from_upload(
+    session: Session, services: Services, principal: Principal, spec: JobCreate, upload: Upload, file_spec: FileSpec
+) -> JobObject | JobEstimate:
+    """A job and its file in one transaction: either both stand or nothing is kept. Blocking for as long as parsing."""
+    request = requested(spec, services)
+    if upload.num_bytes > services.settings.inline_parse_bytes:
+        raise ApiError(
+            413,
+            "too_large",
+            f"A job and its file in one request may have {services.settings.inline_parse_bytes:,} bytes; this file has "
+            f"{upload.num_bytes:,}. POST it to /v1/files, then the job with training_file.",
+            param="file",
+        )
+    if spec.dry_run:
+        with parsed(
+            upload.path,
+            settings=services.settings,
+            filename=file_spec.filename,
+            options=file_spec.options,
+            timeout_seconds=services.settings.parse_seconds,
+        ) as found:
+            return _dry_run(spec, request, found.reading)
+    file = files.create_from_upload(session, services, tenant_id=principal.tenant_id, upload=upload, spec=file_spec)
+    return _create(session, services, principal, spec, request, file, files.require_processed(file))
+
+
+def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
+    """All that can be checked without the file: names, options and ranges. Raises the core's errors."""
+    limit = services.settings.max_prediction_length
+    if spec.prediction_length > limit:
+        raise ConfigError(f"prediction_length may be at most {limit} on this service.", param="prediction_length")
+    return FinetuneRequest.from_mapping(
+        {
+            "backbone": spec.model,
+            "method": spec.method,
+            "prediction_length": spec.prediction_length,
+            "task": spec.task,
+            "context_length": spec.context_length,
+            "hyperparameters": spec.hyperparameters,
+            "budget_seconds": spec.budget.seconds if spec.budget else None,
+            "seed": spec.seed,
+            "with_test": spec.gate is not None,
+        }
+    )
+
+
+def roles_of(spec: JobCreate) -> ReadOptions | None:
+    """The column roles given with the job; None where there are none."""
+    given = {name: value for name in sorted(ROLE_FIELDS) if (value := getattr(spec, name)) is not None}
+    return ReadOptions.from_mapping(given) if given else None
+
+
+def _on_reread_file(
+    session: Session,
+    services: Services,
+    principal: Principal,
+    spec: JobCreate,
+    request: FinetuneRequest,
+    file: File,
+    options: ReadOptions,
+) -> JobObject | JobEstimate:
+    """The stored bytes once more, read by other roles: a job then names the file it was really trained on."""
+    session.rollback()  # the parse may take a while and needs no transaction
+    with tempfile.TemporaryDirectory(dir=services.settings.tmp_dir, prefix="reread-") as work:
+        raw = Path(work) / "raw"
+        services.store.get_to(file_key(file.id), raw)
+        upload = Upload(path=raw, filename=file.filename, num_bytes=file.bytes, sha256=file.sha256, fields={})
+        again = FileSpec(filename=file.filename, purpose=file.purpose, options=options, expires_at=file.expires_at)
+        return create_from_upload(session, services, principal, spec, upload, again)
+
+
+def _dry_run(spec: JobCreate, request: FinetuneRequest, reading: Mapping[str, Any]) -> JobEstimate:
+    resolved = _resolve(request, reading)
+    return JobEstimate(
+        object="fine_tuning.job.estimate",
+        model=resolved["backbone"],
+        task=resolved["task"],
+        prediction_length=resolved["prediction_length"],
+        context_length=resolved["context_length"],
+        freq=resolved["freq"],
+        method=method_of(resolved, None),
+        hyperparameters=resolved["hyperparameters"],
+        seed=resolved["seed"],
+        estimate=estimate(resolved, reading),
+    )
+
+
+def _resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """What depends on the series: lengths, and covariates the backbone must be able to use."""
+    _refuse_unusable_covariates(catalog.backbone(request.backbone), reading["columns"])
+    return resolve(request, reading)
+
+
+def _refuse_unusable_covariates(spec: catalog.BackboneSpec, columns: Mapping[str, Any]) -> None:
+    usable = {"past_covariates": spec.past_covariates, "future_covariates": spec.future_covariates, "static": False}
+    for role, can in usable.items():
+        if columns.get(role) and not can:
+            param = "static_columns" if role == "static" else f"{role[:-1]}_columns"
+            raise ConfigError(
+                f"{spec.name} cannot use {param} ({', '.join(columns[role])}). Leave them out, or choose "
+                "a backbone that can (GET /v1/backbones).",
+                param=param,
+                code="covariates_unsupported",
+            )
+
+
+def _create(
+    session: Session,
+    services: Services,
+    principal: Principal,
+    spec: JobCreate,
+    request: FinetuneRequest,
+    file: File,
+    reading: Mapping[str, Any],
+) -> JobObject:
+    resolved = _resolve(request, reading)
+    jobs = Jobs(session=session, tenant_id=principal.tenant_id)
+    if spec.register_as is not None:
+        check_register_as(
+            session,
+            tenant_id=principal.tenant_id,
+            name=spec.register_as,
+            task=request.task,
+            prediction_length=request.prediction_length,
+        )
+    _check_room(jobs, services.settings.max_queued_jobs)
+    now = utc_now()
+    job = Job(
+        id=new_id(JOB),
+        tenant_id=principal.tenant_id,
+        status=JobStatus.QUEUED.value,
+        training_file=file.id,
+        request=spec.model_dump(mode="json", exclude_unset=True),
+        resolved=resolved,
+        estimate=estimate(resolved, reading).model_dump(),
+        suffix=spec.suffix,
+        register_as=spec.register_as,
+        user_metadata=spec.metadata,
+        attempt=0,
+        cancel_requested=False,
+        pause_requested=False,
+        sent_at=now,
+        created_at=now,
+    )
+    jobs.add(job)
+    enqueue(session, services.queue, RUN_JOB, job.id)
+    return show(job)
+
+
+def _check_room(jobs: Jobs, limit: int) -> None:
+    if jobs.num_active() >= limit:
+        raise ApiError(
+            429,
+            "too_many_jobs",
+            f"{limit} jobs wait or run already. Wait for one to end, or cancel one.",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
+
+
+def get(session: Session, principal: Principal, job_id: str) -> Job:
+    """The tenant's job, or 404."""
+    job = Jobs(session=session, tenant_id=principal.tenant_id).get(job_id)
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def list_jobs(
+    session: Session, principal: Principal, query: PageQuery, *, status: JobStatus | None, training_file: str | None
+) -> Page[JobObject]:
+    """Newest first. A job that left the filtered state meanwhile may still be the place to go on from."""
+    jobs = Jobs(session=session, tenant_id=principal.tenant_id)
+    found = list_rows(
+        session,
+        jobs.every(status=status, training_file=training_file),
+        query,
+        keys=(Job.created_at, Job.id),
+        id_column=Job.id,
+        cursors=jobs.every(),
+    )
+    return to_page(found, _show_row, id_of=lambda job: job.id)
+
+
+def _show_row(row: Row[Job]) -> JobObject:
+    return show(row[0])
+
+
+def cancel(session: Session, principal: Principal, job_id: str) -> JobObject:
+    """Idempotent: a job that has ended, or is about to, is answered as it is."""
+    return _ask(session, principal, job_id, Jobs.request_cancel, asked=lambda job: _ended(job) or job.cancel_requested)
+
+
+def pause(session: Session, principal: Principal, job_id: str) -> JobObject:
+    """Idempotent while the job can be paused; 409 once it has ended or is being cancelled."""
+    return _ask(
+        session, principal, job_id, Jobs.request_pause, asked=lambda job: _is(job, "paused") or job.pause_requested
+    )
+
+
+def resume(session: Session, services: Services, principal: Principal, job_id: str) -> JobObject:
+    """Idempotent: a job that waits or runs already is answered as it is; 409 once it has ended."""
+    shown = _ask(
+        session,
+        principal,
+        job_id,
+        Jobs.resume,
+        asked=lambda job: _is(job, "queued") or (_is(job, "running") and not job.pause_requested),
+    )
+    if shown.status == JobStatus.QUEUED.value:
+        enqueue(session, services.queue, RUN_JOB, job_id)
+    return shown
+
+
+def _ask(
+    session: Session,
+    principal: Principal,
+    job_id: str,
+    change: Callable[[Jobs, str], Job | None],
+    *,
+    asked: Callable[[Job], bool],
+) -> JobObject:
+    """Makes the change, or answers the job if what is asked is so already; 409 where it can never be."""
+    jobs = Jobs(session=session, tenant_id=principal.tenant_id)
+    job = get(session, principal, job_id)
+    for _ in range(_RACES):
+        changed = change(jobs, job_id)
+        if changed is not None:
+            return show(changed)
+        session.expire_all()
+        job = get(session, principal, job_id)
+        if asked(job):
+            return show(job)
+        if _ended(job) or _is(job, "cancelling"):
+            break
+    raise Conflict("job_state", f"The job {job_id} is {job.status}: this cannot be asked of it any more.")
+
+
+def _is(job: Job, status: str) -> bool:
+    return job.status == status
+
+
+def _ended(job: Job) -> bool:
+    return job.status in {"succeeded", "failed", "cancelled"}

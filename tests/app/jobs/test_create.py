@@ -1,0 +1,231 @@
+"""`POST /v1/jobs`: what becomes a job, what is refused, and that a refusal leaves nothing."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, func, select
+
+from app.db import session_scope
+from app.queue import RUN_JOB, FakeQueue
+from app.settings import Settings
+from app.tables import File, Job
+
+HOURS = 400
+CSV = "timestamp,load\n" + "".join(
+    f"2026-01-{1 + i // 24:02d}T{i % 24:02d}:00:00,{(i % 24) + 0.1 * (i % 7)}\n" for i in range(HOURS)
+)
+
+
+def upload(client: httpx.Client, csv: str = CSV, **fields: str) -> httpx.Response:
+    return client.post("/v1/files", files={"file": ("load.csv", csv)}, data=fields)
+
+
+def submit(client: httpx.Client, **fields: Any) -> httpx.Response:
+    return client.post("/v1/jobs", files={"file": ("load.csv", fields.pop("csv", CSV))}, data=fields)
+
+
+def counts(engine: Engine) -> tuple[int, int]:
+    with session_scope(engine, read_only=True) as session:
+        return tuple(session.scalar(select(func.count()).select_from(table)) or 0 for table in (File, Job))  # type: ignore[return-value]
+
+
+def stored(settings: Settings) -> list[str]:
+    return [str(path) for path in (settings.home / "storage").rglob("*") if path.is_file()]
+
+
+def leftovers(settings: Settings) -> list[str]:
+    return [str(path) for path in settings.tmp_dir.rglob("*")]
+
+
+class TestForm:
+    def test_one_post_of_a_csv_is_a_queued_job_with_every_default_echoed(
+        self, client: httpx.Client, queue: FakeQueue
+    ) -> None:
+        job = submit(client, prediction_length="12").raise_for_status().json()
+        assert (job["object"], job["status"], job["model"]) == ("fine_tuning.job", "queued", "temper-tiny")
+        assert (job["prediction_length"], job["freq"], job["task"], job["seed"]) == (12, "h", "forecast", 0)
+        assert job["method"] == {"type": "sff", "chosen": None, **job["method"]}
+        assert job["method"]["alpha"] == 0.9
+        assert job["hyperparameters"]["batch_size"] == 32
+        assert job["context_length"] > 0
+        assert job["estimate"]["basis"] == "table"
+        assert {job[name] for name in ("gate", "calibration", "landscape", "fine_tuned_model", "error")} == {None}
+        assert queue.sent == [(RUN_JOB, job["id"])]
+        assert client.get(f"/v1/files/{job['training_file']}").json()["status"] == "processed"
+        assert client.get(f"/jobs/{job['id']}").json() == job
+
+    def test_nested_fields_come_as_json_text(self, client: httpx.Client) -> None:
+        job = submit(
+            client,
+            prediction_length="6",
+            method='{"type": "sff", "alpha": 0.7}',
+            hyperparameters='{"max_epochs": 2, "learning_rate": "auto"}',
+            budget='{"seconds": 60}',
+            metadata='{"team": "grid"}',
+            gate="null",
+            seed="7",
+            suffix="load",
+        ).json()
+        assert (job["method"]["alpha"], job["hyperparameters"]["max_epochs"]) == (0.7, 2)
+        assert (job["budget"], job["metadata"], job["seed"]) == ({"seconds": 60.0}, {"team": "grid"}, 7)
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "code", "param"),
+        [
+            ({}, 422, "invalid_request", "prediction_length"),
+            ({"prediction_length": "0"}, 422, "invalid_request", "prediction_length"),
+            ({"prediction_length": "many"}, 422, "invalid_request", "prediction_length"),
+            ({"prediction_length": "100000"}, 422, "invalid_config", "prediction_length"),
+            ({"prediction_length": "500"}, 422, "series_too_short", "prediction_length"),
+            ({"prediction_length": "12", "model": "gpt"}, 422, "unknown_backbone", "model"),
+            ({"prediction_length": "12", "method": "magic"}, 422, "unknown_method", "method"),
+            ({"prediction_length": "12", "method": '{"type":"sff","alpha":2}'}, 422, "invalid_config", "method.alpha"),
+            ({"prediction_length": "12", "method": '{"type":"sff"'}, 422, "invalid_request", "method"),
+            ({"prediction_length": "12", "colour": "red"}, 422, "unknown_field", "colour"),
+            ({"prediction_length": "12", "task": "imputation"}, 422, "unsupported_task", "task"),
+            ({"prediction_length": "12", "hyperparameters": '{"lr": 1}'}, 422, "unknown_hyperparameter", None),
+            ({"prediction_length": "12", "register_as": "ft:nobody"}, 404, "model_not_found", "register_as"),
+            ({"prediction_length": "12", "csv": "timestamp,load\n2026-01-01,ten\n"}, 422, None, None),
+            ({"prediction_length": "12", "csv": ""}, 422, None, None),
+        ],
+    )
+    def test_a_refusal_names_the_place_and_leaves_nothing(
+        self,
+        client: httpx.Client,
+        engine: Engine,
+        settings: Settings,
+        queue: FakeQueue,
+        fields: dict[str, str],
+        status: int,
+        code: str | None,
+        param: str | None,
+    ) -> None:
+        answer = submit(client, **fields)
+        assert answer.status_code == status, answer.text
+        error = answer.json()["error"]
+        assert code in (None, error["code"]), error
+        assert param in (None, error["param"]), error
+        assert error["message"]
+        assert (counts(engine), stored(settings), leftovers(settings), queue.sent) == ((0, 0), [], [], [])
+
+    def test_a_series_too_short_says_have_and_need(self, client: httpx.Client) -> None:
+        error = submit(client, prediction_length="100").json()["error"]
+        assert error["code"] == "series_too_short"
+        assert error["details"]["have"] == HOURS
+        assert error["details"]["need"] > HOURS
+
+    def test_covariates_the_backbone_cannot_use_are_refused(self, client: httpx.Client) -> None:
+        rows = "".join(f"{line},{i % 5}\n" for i, line in enumerate(CSV.splitlines()[1:]))
+        answer = submit(
+            client,
+            csv="timestamp,load,temperature\n" + rows,
+            prediction_length="12",
+            past_covariate_columns="temperature",
+        )
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "covariates_unsupported"
+        assert answer.json()["error"]["param"] == "past_covariate_columns"
+
+
+class TestJson:
+    def test_a_job_on_an_uploaded_file(self, client: httpx.Client, queue: FakeQueue) -> None:
+        file_id = upload(client).json()["id"]
+        body = {"training_file": file_id, "prediction_length": 12, "method": {"type": "full"}, "gate": {"metric": "mase"}}
+        job = client.post("/v1/jobs", json=body).raise_for_status().json()
+        assert (job["training_file"], job["method"]["type"]) == (file_id, "full")
+        assert queue.sent == [(RUN_JOB, job["id"])]
+
+    def test_the_suggested_next_request_works_as_it_stands(self, client: httpx.Client) -> None:
+        suggested = upload(client).json()["next"]["job"]
+        assert client.post(suggested["path"], json=suggested["body"]).status_code == 200
+
+    def test_roles_given_with_the_job_make_a_file_read_that_way(self, client: httpx.Client) -> None:
+        rows = "".join(f"{line},{i % 5}\n" for i, line in enumerate(CSV.splitlines()[1:]))
+        file_id = upload(client, "timestamp,load,other\n" + rows).json()["id"]
+        body = {"training_file": file_id, "prediction_length": 12, "target_columns": ["load"]}
+        job = client.post("/v1/jobs", json=body).raise_for_status().json()
+        assert job["training_file"] != file_id
+        assert client.get(f"/v1/files/{job['training_file']}").json()["reading"]["columns"]["targets"] == ["load"]
+
+    @pytest.mark.parametrize(
+        ("body", "status", "code"),
+        [
+            ({"prediction_length": 12}, 422, "missing_field"),
+            ({"training_file": "file-none", "prediction_length": 12}, 404, "file_not_found"),
+            ({"training_file": "file-none", "prediction_length": 12, "colour": 1}, 422, "unknown_field"),
+            ({"training_file": "file-none", "prediction_length": "12"}, 422, "invalid_request"),
+            ({"training_file": "file-none", "prediction_length": 12, "gate": {"min_gain": 0.5}}, 422, "invalid_request"),
+        ],
+    )
+    def test_refusals(self, client: httpx.Client, body: dict[str, Any], status: int, code: str) -> None:
+        answer = client.post("/v1/jobs", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+    def test_malformed_json_is_400_and_another_type_415(self, client: httpx.Client) -> None:
+        headers = {"content-type": "application/json"}
+        assert client.post("/v1/jobs", content=b'{"training_file":', headers=headers).status_code == 400
+        assert client.post("/v1/jobs", content=CSV, headers={"content-type": "text/csv"}).status_code == 415
+
+    def test_another_tenants_file_is_not_there(self, client: httpx.Client, other_client: httpx.Client) -> None:
+        file_id = upload(client).json()["id"]
+        answer = other_client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+class TestDryRun:
+    @pytest.mark.parametrize("by_form", [True, False])
+    def test_it_answers_the_estimate_and_creates_nothing(
+        self, client: httpx.Client, engine: Engine, settings: Settings, queue: FakeQueue, by_form: bool
+    ) -> None:
+        if by_form:
+            answer = submit(client, prediction_length="12", dry_run="true")
+        else:
+            body = {"training_file": upload(client).json()["id"], "prediction_length": 12, "dry_run": True}
+            answer = client.post("/v1/jobs", json=body)
+        shown = answer.raise_for_status().json()
+        assert shown["object"] == "fine_tuning.job.estimate"
+        assert shown["estimate"]["windows"] > 0
+        assert shown["estimate"]["trainable_parameters"] > 0
+        assert counts(engine) == ((0, 0) if by_form else (1, 0))
+        assert queue.sent == []
+        if by_form:
+            assert stored(settings) == []
+
+
+class TestLimitsAndKeys:
+    def test_too_many_waiting_jobs_are_429_with_retry_after(self, client: httpx.Client, settings: Settings) -> None:
+        file_id = upload(client).json()["id"]
+        body = {"training_file": file_id, "prediction_length": 12}
+        answers = [client.post("/v1/jobs", json=body) for _ in range(settings.max_queued_jobs + 1)]
+        assert {answer.status_code for answer in answers[:-1]} == {200}
+        assert answers[-1].status_code == 429
+        assert answers[-1].headers["retry-after"] == "30"
+        assert answers[-1].json()["error"]["code"] == "too_many_jobs"
+
+    def test_the_same_idempotency_key_gives_the_same_job(self, client: httpx.Client, engine: Engine) -> None:
+        headers = {"idempotency-key": "k1"}
+
+        def post(horizon: str) -> httpx.Response:
+            files = {"file": ("load.csv", CSV)}
+            return client.post("/v1/jobs", files=files, data={"prediction_length": horizon}, headers=headers)
+
+        first, again, other = post("12"), post("12"), post("6")
+        assert first.json() == again.json()
+        assert again.headers["idempotent-replayed"] == "true"
+        assert other.status_code == 409
+        assert counts(engine) == (1, 1)
+
+    def test_a_key_without_the_scope_may_not_ask(self, connect: Any, new_key: Any) -> None:
+        client = connect(new_key("local", ["files"]))
+        answer = client.post("/v1/jobs", json={"training_file": "file-x", "prediction_length": 1})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "missing_scope")
+
+
+def test_both_forms_stand_in_the_schema(client: httpx.Client) -> None:
+    schema = client.get("/openapi.json").json()
+    content = schema["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    assert "hyperparameters" in content["multipart/form-data"]["schema"]["properties"]
+    assert "$defs" not in json.dumps(content), "nested schemas are resolvable"
