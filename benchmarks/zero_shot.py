@@ -69,19 +69,22 @@ def main() -> None:
     chosen = [s for s in (SELECTION if options.selection else TABLE) if not options.sets or s.name in options.sets]
     cap = options.max_windows or (24 if options.selection else 0)
     rows: dict[str, dict[str, object]] = {}
+    results: dict[str, dict[str, Score]] = {}
     for entry in chosen:
         scores = evaluate(entry, panels(entry, data), {options.model: model} | RIVALS, spec.context_length, cap=cap)
+        results[entry.name] = scores
         row: dict[str, object] = {name: asdict(score) for name, score in scores.items()}
         if entry.ibm_mse and not options.no_mse:
             row["standardised_mse"] = standardised_mse(entry, data, model, spec.context_length)
         rows[entry.name] = row
         show(entry.name, scores, row.get("standardised_mse"))
-    ratios = [float(rows[s.name][options.model]["ratio"]) for s in chosen]  # type: ignore[index,call-overload]
+    ratios = [entry[options.model].ratio for entry in results.values()]
     summary = {
         "geometric_mean_ratio": float(np.exp(np.mean(np.log(ratios)))),
         "ratio_at_least_1": sum(r >= 1 for r in ratios),
     }
     print(json.dumps(summary))
+    print(markdown(results, options.model))
     if options.out:
         facts = machine_facts() | {"model": options.model, "sha256": spec.sha256, "threads": options.threads}
         options.out.write_text(json.dumps({"facts": facts, "summary": summary, "sets": rows}, indent=1) + "\n")
@@ -102,6 +105,21 @@ def show(name: str, scores: dict[str, Score], mse: object) -> None:
     if mse is not None:
         print(f"{name:20s} standardised MSE, every window: {mse:.4f}")
     sys.stdout.flush()
+
+
+def markdown(results: dict[str, dict[str, Score]], model: str) -> str:
+    """The table of `docs/benchmarks.md`."""
+    lines = [
+        f"| set | {model} | seasonal naive | last value | window mean | ratio | WQL | WQL seasonal | 80 % |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, scores in results.items():
+        ours = scores[model]
+        errors = " | ".join(f"{scores[who].mase:.3f}" for who in (model, *RIVALS))
+        coverage = "" if ours.coverage_80 is None else f"{100 * ours.coverage_80:.0f} %"
+        wql = f"{ours.wql:.4f} | {scores['seasonal_naive'].wql:.4f}"
+        lines.append(f"| {name} | {errors} | **{ours.ratio:.3f}** | {wql} | {coverage} |")
+    return "\n".join(lines)
 
 
 def evaluate(

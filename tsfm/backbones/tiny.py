@@ -32,6 +32,8 @@ MIN_OVERLAP = 16
 """Pairs of visible points a lag needs before its autocorrelation is looked at."""
 OUTPUT_LIMIT = 20.0
 """sinh(20) = 2e8 window deviations: keeps any answer finite in float32."""
+RELATIVE_LIMIT = 5.0
+"""74 window deviations: what leaves a constant context must not outweigh a whole batch in pretraining."""
 
 
 class RMSNorm(nn.Module):
@@ -228,16 +230,27 @@ class Tiny(Backbone):
             point=quantiles[:, self.levels.index(0.5)], point_kind="median", quantiles=quantiles, levels=self.levels
         )
 
-    def masked_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
-        """Pinball loss in the normalised space, averaged over the observed points of `values` that are hidden."""
+    def masked_loss(self, values: Tensor, hidden: Tensor, *, relative: bool = False) -> Tensor:
+        """Pinball loss in the normalised space, averaged over the observed points of `values` that are hidden.
+
+        `relative` weighs each row by how well its own visible seasons repeat, as scaled errors such as MASE do: without
+        it the clean series, where a rival is hardest to beat, hardly count. The weight depends on what is
+        visible only, so the quantiles that minimise the loss stay the same.
+        """
         observed = ~values.isnan()
-        out, location, scale = self._encode(values, observed & ~hidden)
-        counted = observed & hidden
+        visible = observed & ~hidden
+        out, location, scale = self._encode(values, visible)
+        counted = (observed & hidden).to(out.dtype)
         target = torch.asinh((torch.nan_to_num(values) - location) / scale)
+        if relative:
+            counted = counted * _cleanness(
+                target * visible, visible, buffer=self.context_length + self.prediction_length
+            )
+            target = target.clamp(-RELATIVE_LIMIT, RELATIVE_LIMIT)
         error = target.unsqueeze(1) - out
         levels = torch.tensor(self.levels, dtype=out.dtype, device=out.device).view(1, -1, 1)
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(1)
-        return 2 * (pinball * counted).sum() / counted.sum().clamp(min=1)
+        return 2 * (pinball * counted).sum() / counted.sum().clamp(min=1e-6)
 
     def _encode(self, values: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`values`, `visible` [B, L] -> normalised deciles [B, Q, L], location [B, 1], scale [B, 1].
@@ -372,6 +385,24 @@ def _seasonal_copies(filled: Tensor, lags: Tensor, first: Tensor, end: Tensor) -
         drift = (sums.gather(1, edge) - sums.gather(1, (edge - lag).clamp(min=0))) / lag
         copies += [copy, total / weight, copy + drift * beyond.clamp(min=1)]
     return copies
+
+
+@torch.no_grad()
+def _cleanness(z: Tensor, visible: Tensor, *, buffer: int) -> Tensor:
+    """1 / (0.1 + mean absolute error of the better seasonal copy on the visible part) of each row, [B, 1].
+
+    Rows without a repeated season, and constant ones, weigh as noise does.
+    """
+    filled, first, end = _interpolate(z, visible)
+    lags, _ = _lags(z, visible, buffer=buffer)
+    copies = _seasonal_copies(filled, lags, first, end)[::3]
+    index = torch.arange(z.shape[1], device=z.device)
+    best = torch.full_like(z[:, :1], 1.0)
+    for k, copy in enumerate(copies):
+        judged = (visible & (index >= first + lags[:, k : k + 1])).to(z.dtype)
+        error = ((z - copy).abs() * judged).sum(1, keepdim=True) / judged.sum(1, keepdim=True).clamp(min=1)
+        best = torch.where(error > 1e-3, torch.minimum(best, error), best)
+    return 1 / (0.1 + best)
 
 
 def _keys(first: Tensor, num_tokens: int, patch: int) -> Tensor | None:

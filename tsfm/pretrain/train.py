@@ -124,7 +124,7 @@ def advance(state: State, plan: Plan, batches: Batches) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = plan.rate(state.step)
     values, hidden = batches(state.step)
-    loss = state.model.masked_loss(values, hidden)
+    loss = state.model.masked_loss(values, hidden, relative=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), plan.clip_norm)
     if not torch.isfinite(norm):
