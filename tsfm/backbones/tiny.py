@@ -414,11 +414,11 @@ def _keys(first: Tensor, num_tokens: int, patch: int) -> Tensor | None:
 
 
 def _rotation(num_tokens: int, width: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, width] of half-split rotary positions (Su et al. 2021), base 10,000."""
-    frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=like.dtype) / width)
-    angle = torch.arange(num_tokens, device=like.device, dtype=like.dtype)[:, None] * frequency
+    """cos and sin [N, width] of half-split rotary positions (Su et al. 2021), base 10,000; angles in float32."""
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width)
+    angle = torch.arange(num_tokens, device=like.device, dtype=torch.float32)[:, None] * frequency
     angle = torch.cat([angle, angle], dim=1)
-    return angle.cos(), angle.sin()
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

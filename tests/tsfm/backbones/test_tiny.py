@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import tsfm.backbones
 from tsfm import catalog
 from tsfm.backbones.base import Batch
-from tsfm.backbones.tiny import Tiny, _interpolate, _lags, _seasonal_copies
+from tsfm.backbones.tiny import Tiny, _cleanness, _interpolate, _lags, _seasonal_copies
 from tsfm.backbones.weights import load_backbone
 from tsfm.errors import ConfigError
 from tsfm.pretrain import prior
@@ -196,6 +196,23 @@ class TestLoss:
         batch = Batch(context=series(2, 64), target=series(2, 16, seed=1))
         assert not torch.equal(model.train().loss(batch), model.loss(batch))
         assert torch.equal(model.eval().loss(batch), model.loss(batch))
+
+    def test_relative_loss_weighs_a_clean_season_above_noise_and_a_constant_like_noise(self) -> None:
+        t = torch.arange(256)
+        noise = torch.randn(256, generator=torch.Generator().manual_seed(0))
+        rows = torch.stack([torch.sin(2 * math.pi * t / 24) + 0.05 * noise, noise, torch.zeros(256)])
+        clean, noisy, constant = _cleanness(rows, torch.ones_like(rows, dtype=torch.bool), buffer=640)[:, 0].tolist()
+        assert clean > 4 * noisy
+        assert constant == pytest.approx(1 / 1.1)
+
+    def test_relative_loss_bounds_what_leaves_a_constant_context(self) -> None:
+        values = torch.zeros(1, 128)
+        values[:, 100:] = 1e6
+        hidden = torch.zeros_like(values, dtype=torch.bool)
+        hidden[:, 96:] = True
+        model = small()
+        assert float(model.masked_loss(values, hidden, relative=True).detach()) < 10
+        assert float(model.masked_loss(values, hidden).detach()) > 10
 
     def test_few_steps_of_training_lower_it(self) -> None:
         model = small().train()
