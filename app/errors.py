@@ -85,7 +85,8 @@ class Conflict(ApiError):
 
 STATUS_BY_CODE: dict[str, int] = {
     "too_large": 413,
-    "unknown_format": 415,
+    "unsupported_format": 415,
+    "binary": 415,
     "storage_full": 507,
 }
 _STATUS_BY_TYPE: Sequence[tuple[type[TemperError], int]] = (
