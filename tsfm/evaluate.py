@@ -77,7 +77,7 @@ def judge_rivals(
 def verdict(candidates: Sequence[Mapping[str, Any]], *, metric: str, method: str) -> dict[str, Any]:
     """Promoted iff the tuned model's test error is strictly below zero-shot's and every rival's.
 
-    `winner` has the lowest test error (validation error where there is no test block, and then nothing is promoted).
+    `winner` has the lowest test error (validation error where there are no test windows; then nothing is promoted).
     `fallback` is what a bare model name serves instead: zero-shot where it was not beaten, else the best rival that
     was not; None when promoted, or when nothing was judged.
     """
@@ -93,7 +93,7 @@ def verdict(candidates: Sequence[Mapping[str, Any]], *, metric: str, method: str
     if judged and unbeaten:
         fallback = ZERO_SHOT if ZERO_SHOT in unbeaten else min(unbeaten, key=lambda name: errors[name])
     if not judged:
-        reason = f"There is no test block, so nothing was judged: {metric} on validation was {_listed(errors)}."
+        reason = f"There are no test windows, so nothing was judged; {metric} on validation: {_listed(errors)}."
     elif promoted:
         reason = f"{metric} on {num_windows} test windows: {_listed(errors)}; the tuned model is below all of them."
     elif method == ZERO_SHOT:

@@ -19,6 +19,7 @@ from tsfm import card, catalog, evaluate, methods, provenance
 from tsfm.artifact import write_artifact
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone
+from tsfm.configs import TrainConfig
 from tsfm.device import default_device, facts
 from tsfm.errors import DataError
 from tsfm.methods.base import Method
@@ -36,8 +37,6 @@ __all__ = ["FinetuneRequest", "FinetuneResult", "Progress", "run"]
 
 _LISTED = 20
 """Item ids a report spells out before it only counts."""
-_ALL_WINDOWS = 1_000
-"""Window cap of each judged block for a method that trains nothing and so has no hyperparameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +137,10 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         patch_length=spec.patch_length,
         with_test=resolved["with_test"],
     )
-    caps = resolved["hyperparameters"]
+    caps = {**dataclasses.asdict(TrainConfig()), **resolved["hyperparameters"]}
 
     def windows(block: Block, length: int, cap: str) -> Windows:
-        most = int(caps.get(cap, _ALL_WINDOWS))
+        most = int(caps[cap])
         return cut(frame, blocks, block, context_length=context_length, prediction_length=length, max_windows=most)
 
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.

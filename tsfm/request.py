@@ -61,7 +61,7 @@ class FinetuneRequest:
         method = values["method"]
         if isinstance(method, Mapping):
             options = dict(method)
-            values["method"] = options.pop("type", None)
+            values["method"] = options.pop("type", "")
             values["method_config"] = {**options, **dict(values.get("method_config") or {})}
         request = cls(**{k: v for k, v in values.items() if v is not None})
         _check(request)
@@ -187,7 +187,10 @@ def _check(request: FinetuneRequest) -> None:
                 f"budget.seconds must lie above 0 and at most {MAX_BUDGET_SECONDS:.0f}.", param="budget.seconds"
             )
     method_config(request.method, _mapping(request.method_config, "method"))
-    _check_hyperparameters(_mapping(request.hyperparameters, "hyperparameters"))
+    asked = _mapping(request.hyperparameters, "hyperparameters")
+    if asked and not catalog.method(request.method).trains:
+        raise ConfigError(f"{request.method} trains nothing, so it has no hyperparameters.", param="hyperparameters")
+    _check_hyperparameters(asked)
 
 
 def _check_hyperparameters(values: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import toy
 from tsfm import catalog
@@ -16,3 +17,12 @@ def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     toy.register(folder)
     yield folder
     del catalog.BACKBONES["toy"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices of a few kilobytes: a second thread only waits for the first, and the suite shares two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
