@@ -1,0 +1,142 @@
+"""Overload, damage and closing: what the engine does when things go wrong."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from app.main import create_app
+from app.queue import FakeQueue
+from app.settings import Settings
+from app.storage import ObjectStore, blob_key
+from tests.app.forecasts.conftest import client_of, series
+from tests.app.tuned import Tuned, register
+from tsfm.tasks.forecast import Forecast, Forecaster
+
+PATIENCE_SECONDS = 20
+
+
+class SlowForecaster:
+    """Holds every forecast at the door until `open` is set."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        predict = Forecaster.predict
+
+        def held(forecaster: Forecaster, *args: Any) -> Forecast:
+            self.entered.set()
+            self.open.wait(PATIENCE_SECONDS)
+            return predict(forecaster, *args)
+
+        patch.setattr(Forecaster, "predict", held)
+
+
+@pytest.fixture
+def settings(settings: Settings, toy_weights: Any) -> Settings:
+    return settings.model_copy(update={"weights_dir": toy_weights, "max_pending_series": 3})
+
+
+@pytest.fixture
+def app(settings: Settings, toy_backbone: str) -> FastAPI:
+    return create_app(settings, queue=FakeQueue())
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowForecaster]:
+    slow = SlowForecaster(monkeypatch)
+    yield slow
+    slow.open.set()
+
+
+def body(model: str = "naive", num_series: int = 1) -> dict[str, Any]:
+    many = [series([1.0, 2.0], item_id=str(i)) for i in range(num_series)]
+    return {"model": model, "prediction_length": 2, "quantile_levels": [], "series": many}
+
+
+def test_a_full_queue_answers_429_with_a_time_and_recovers(server: str, engine: Engine, slow: SlowForecaster) -> None:
+    statuses: list[int] = []
+    with client_of(engine, server, "local") as client:
+        ask = lambda count: statuses.append(client.post("/v1/forecast", json=body("naive", count)).status_code)  # noqa: E731
+        threads = [threading.Thread(target=ask, args=(1,))]
+        threads[0].start()
+        assert slow.entered.wait(PATIENCE_SECONDS)
+        refused = None
+        while refused is None or refused.status_code == 200:
+            threads.append(threading.Thread(target=ask, args=(3,)))
+            threads[-1].start()
+            refused = client.post("/v1/forecast", json=body("naive", 4), timeout=PATIENCE_SECONDS)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["type"]) == (429, "overloaded", "rate_limit_error")
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert int(refused.headers["retry-after-ms"]) > 0
+        slow.open.set()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert client.post("/v1/forecast", json=body()).status_code == 200
+    assert 200 in statuses
+
+
+def test_other_routes_answer_while_the_engine_is_busy(server: str, engine: Engine, slow: SlowForecaster) -> None:
+    with client_of(engine, server, "local") as client:
+        busy = threading.Thread(target=client.post, args=("/v1/forecast",), kwargs={"json": body()})
+        busy.start()
+        assert slow.entered.wait(PATIENCE_SECONDS)
+        assert client.get("/v1/backbones").status_code == 200
+        slow.open.set()
+        busy.join(PATIENCE_SECONDS)
+
+
+class TestDamage:
+    def test_a_damaged_blob_is_503_and_other_models_go_on(
+        self, server: str, engine: Engine, store: ObjectStore, tuned_pair: tuple[Tuned, Tuned]
+    ) -> None:
+        bad, good = (register(engine, store, tuned) for tuned in tuned_pair)
+        key = blob_key(tuned_pair[0].files["model.safetensors"])
+        data = bytearray(store.get_bytes(key))
+        data[-1] ^= 1
+        store.put_bytes(key, bytes(data))
+        with client_of(engine, server, "local") as client:
+            for _ in range(2):
+                answer = client.post("/v1/forecast", json=body(bad.name))
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "artifact_damaged")
+            assert client.post("/v1/forecast", json=body(good.name)).status_code == 200
+            data[-1] ^= 1
+            store.put_bytes(key, bytes(data))
+            assert client.post("/v1/forecast", json=body(bad.name)).status_code == 200
+
+    def test_a_missing_blob_is_503(self, server: str, engine: Engine, store: ObjectStore, tuned: Tuned) -> None:
+        model = register(engine, store, tuned)
+        store.delete(blob_key(tuned.files["manifest.json"]))
+        with client_of(engine, server, "local") as client:
+            answer = client.post("/v1/forecast", json=body(model.name))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "artifact_damaged")
+
+    def test_a_damaged_local_copy_is_fetched_anew(
+        self, server: str, engine: Engine, store: ObjectStore, settings: Settings, tuned: Tuned
+    ) -> None:
+        model = register(engine, store, tuned)
+        copy = settings.home / "cache" / "artifacts" / tuned.digest.replace(":", "-")
+        shutil.copytree(tuned.folder, copy)
+        (copy / "model.safetensors").write_bytes(b"not weights")
+        with client_of(engine, server, "local") as client:
+            assert client.post("/v1/forecast", json=body(model.name)).status_code == 200
+        assert (copy / "model.safetensors").read_bytes() == (tuned.folder / "model.safetensors").read_bytes()
+
+
+def test_missing_backbone_weights_are_503_with_the_place_to_put_them(
+    server: str, engine: Engine, toy_weights: Any, tmp_path: Any
+) -> None:
+    weights = toy_weights / "toy" / "model.safetensors"
+    weights.rename(tmp_path / "aside")
+    try:
+        with client_of(engine, server, "local") as client:
+            answer = client.post("/v1/forecast", json=body("toy"))
+    finally:
+        (tmp_path / "aside").rename(weights)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "weights_unavailable"
