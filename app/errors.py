@@ -18,6 +18,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -214,13 +216,20 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, TemperError)
         return error_response(as_api_error(error))
 
+    async def on_database_away(request: Request, error: Exception) -> Response:
+        log.error("database_unavailable", error=type(error).__name__, reason=str(getattr(error, "orig", error))[:200])
+        message = "The database does not answer: try again shortly."
+        return error_response(ApiError(503, "unavailable", message, headers={"retry-after": "1"}))
+
     app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(OperationalError, on_database_away)
+    app.add_exception_handler(PoolTimeoutError, on_database_away)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(TemperError, on_core_error)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route: 400, 401, 403, 422 and 500 always, and those given."""
-    every = sorted({400, 401, 403, 422, 500, *statuses})
+    """For `responses=` of a route: those that every route can give, and `statuses`."""
+    every = sorted({400, 401, 403, 408, 413, 422, 500, 503, *statuses})
     return {status: {"model": ErrorBody, "description": HTTPStatus(status).phrase} for status in every}

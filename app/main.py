@@ -46,7 +46,12 @@ def create_app(settings: Settings | None = None, *, queue: Queue | None = None) 
     app.state.metrics = metrics
     errors.install(app)
     include_routers(app)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        idle_seconds=settings.body_idle_seconds,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
     return app
 

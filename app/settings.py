@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     max_upload_bytes: Positive = 2 * GIB
     inline_parse_bytes: Positive = 64 * MIB
     max_body_bytes: Positive = 32 * MIB
+    body_idle_seconds: Seconds = 60.0
     max_decompressed_bytes: Positive = 8 * GIB
     max_rows: Positive = 50_000_000
     max_series: Positive = 100_000

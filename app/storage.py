@@ -44,9 +44,6 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Idempotent: a missing object is no error."""
 
-    def list_older(self, prefix: str, moment: datetime) -> list[str]:
-        """Keys under `prefix` that were last written before `moment`."""
-
     def list(self, prefix: str, *, modified_before: datetime | None = None) -> list[str]:
         """Sorted keys below a folder, all of them or those not touched since."""
 
@@ -147,12 +144,6 @@ class ObjectStore:
 
         with contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
-
-    def list_older(self, prefix: str, moment: datetime) -> list[str]:
-        import obstore
-
-        found = (item for batch in obstore.list(self._store, prefix=prefix) for item in batch)
-        return sorted(str(item["path"]) for item in found if item["last_modified"] < moment)
 
     def list(self, prefix: str, *, modified_before: datetime | None = None) -> list[str]:
         import obstore
