@@ -1,7 +1,7 @@
 """`temper backbones`: the pretrained networks this service can tune."""
 
 from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
-from app.cli.output import out, print_json, row, table
+from app.cli.output import print_json, print_table, row, table
 
 
 def backbones(url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
@@ -15,11 +15,11 @@ def backbones(url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False)
     for one in answer["data"]:
         row(
             shown,
-            one.get("name") or one.get("id"),
+            one["id"],
             f"{one['num_parameters']:,}",
-            one["context_length"],
-            one["max_prediction_length"],
-            ", ".join(one["methods"]),
+            one["limits"]["context_length"],
+            one["limits"]["max_prediction_length"],
+            ", ".join(method["name"] for method in one["methods"] if method["supported"]),
             one["licence"],
         )
-    out.print(shown)
+    print_table(shown)

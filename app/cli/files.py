@@ -9,7 +9,7 @@ import typer
 
 from app.cli.client import Client, CommandError
 from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
-from app.cli.output import moment, out, print_json, print_reading, row, say, table
+from app.cli.output import moment, print_json, print_reading, print_table, row, say, table
 
 POLL_SECONDS = 0.5
 
@@ -117,7 +117,7 @@ def list_files(limit: Limit = 20, url: Url = None, home: Home = DEFAULT_HOME, as
             reading.get("freq"),
             moment(file["created_at"]),
         )
-    out.print(shown)
+    print_table(shown)
 
 
 @app.command("show")

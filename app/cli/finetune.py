@@ -23,6 +23,8 @@ from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
 from app.cli.output import print_json, print_reading, print_verdict, say
 
 FILE_ID = "file-"
+SHOWN = ("alpha",)
+"""Options of a method worth a word on the line that announces the job."""
 
 
 def finetune(
@@ -106,7 +108,8 @@ def start(
         asked["gate"] = None
     job = api.post("/v1/jobs", {"training_file": file, **asked})
     if not quiet:
-        chosen = ", ".join(f"{name}={value}" for name, value in (job.get("method") or {}).items() if value is not None)
+        details = ", ".join(f"{name} {value}" for name, value in job["method"].items() if name in SHOWN)
+        chosen = job["method"]["type"] + (f" ({details})" if details else "")
         lengths = f"context {job['context_length']} → {job['prediction_length']} steps"
         say(f"{job['id']}: {job['model']}, {chosen}, {lengths}")
     return job

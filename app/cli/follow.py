@@ -14,16 +14,17 @@ PATIENCE_SECONDS = 60.0
 """How long a service may be away (it is being started again) before watching gives up."""
 LINE_EVERY = 0.25
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+PAUSED = "paused"
 
 
 def follow(api: Client, job_id: str) -> dict[str, Any]:
-    """Shows progress until the job has ended; answers the job. Ctrl-C stops watching, not the job."""
+    """Shows progress until the job has ended or is paused; answers the job. Ctrl-C stops watching, not the job."""
     watch = _Bar() if err.is_terminal else _Lines()
     with watch:
         while True:
             job = _patient(api, job_id)
             watch.show(job)
-            if job["status"] in TERMINAL:
+            if job["status"] in TERMINAL or job["status"] == PAUSED:
                 return job
             time.sleep(POLL_SECONDS)
 
@@ -44,6 +45,9 @@ def require_success(job: Mapping[str, Any]) -> None:
     """A failure with the job's own reason, unless it succeeded."""
     if job["status"] == "succeeded":
         return
+    if job["status"] == PAUSED:
+        mend = f"`temper jobs resume {job['id']}` goes on from its saved state."
+        raise CommandError(f"Job {job['id']} is paused.", mend=mend, exit_code=EXIT_JOB_FAILED)
     error = job.get("error") or {}
     reason = error.get("message") or "no reason was given"
     code = f" [{error['code']}]" if error.get("code") else ""

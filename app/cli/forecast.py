@@ -9,7 +9,7 @@ import typer
 
 from app.cli.client import Client, CommandError
 from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
-from app.cli.output import number, out, print_json, row, say, table
+from app.cli.output import number, print_json, print_table, row, say, table
 
 ROWS_SHOWN = 12
 
@@ -119,6 +119,6 @@ def _print_rows(answer: Mapping[str, Any]) -> None:
     for num_rows, cells in enumerate(rows(answer["forecasts"]), start=1):
         if num_rows <= ROWS_SHOWN:
             row(shown, *cells[:2], *(number(value, 6) for value in cells[2:]))
-    out.print(shown)
+    print_table(shown)
     if num_rows > ROWS_SHOWN:
         say(f"… {num_rows - ROWS_SHOWN} more rows; -o forecast.csv writes them all")

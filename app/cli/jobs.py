@@ -1,5 +1,6 @@
 """`temper jobs`: what was asked, how far it is, what came of it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from app.cli.client import Client
 from app.cli.follow import TERMINAL, describe, follow, require_success
 from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
-from app.cli.output import moment, out, print_json, print_verdict, row, say, table
+from app.cli.output import moment, out, print_json, print_table, print_verdict, row, say, table
 
 app = typer.Typer(help="List, follow and cancel jobs.", no_args_is_help=True)
 FACTS = ("id", "status", "model", "training_file", "task", "prediction_length", "context_length", "freq", "seed")
@@ -34,7 +35,7 @@ def list_jobs(limit: Limit = 20, url: Url = None, home: Home = DEFAULT_HOME, as_
             moment(job["created_at"]),
             job.get("fine_tuned_model"),
         )
-    out.print(shown)
+    print_table(shown)
 
 
 @app.command("show")
@@ -54,7 +55,7 @@ def show(job_id: JobId, url: Url = None, home: Home = DEFAULT_HOME, as_json: Jso
     for name in ("created_at", "finished_at"):
         row(facts, name, moment(job.get(name)))
     row(facts, "fine_tuned_model", job.get("fine_tuned_model"))
-    out.print(facts)
+    print_table(facts)
     if job["status"] not in TERMINAL:
         say(describe(job))
     elif job["status"] == "failed":
@@ -97,7 +98,7 @@ def events(
     shown = table("time", "level", "message")
     for event in reversed(found):
         row(shown, moment(event["created_at"]), event["level"], event["message"])
-    out.print(shown)
+    print_table(shown)
 
 
 def _print_live(api: Client, path: str, *, as_json: bool) -> None:
@@ -111,9 +112,25 @@ def _print_live(api: Client, path: str, *, as_json: bool) -> None:
 @app.command("cancel")
 def cancel(job_id: JobId, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     """Stop a job; a running one ends within a step."""
+    _change(job_id, "cancel", url, home, as_json=as_json)
+
+
+@app.command("pause")
+def pause(job_id: JobId, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Save a job's state and stop it for now."""
+    _change(job_id, "pause", url, home, as_json=as_json)
+
+
+@app.command("resume")
+def resume(job_id: JobId, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Go on from the saved state."""
+    _change(job_id, "resume", url, home, as_json=as_json)
+
+
+def _change(job_id: str, action: str, url: str | None, home: Path, *, as_json: bool) -> None:
     with connect(url, home) as api:
-        job = api.post(f"/v1/jobs/{job_id}/cancel", {})
+        job = api.post(f"/v1/jobs/{job_id}/{action}", {})
     if as_json:
         print_json(job)
     else:
-        say(f"{job_id} is {job['status']}.")
+        say(f"{job_id}: {action} asked for; it is {job['status']}.")

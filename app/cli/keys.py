@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
-from app.cli.output import moment, out, print_json, row, say, table
+from app.cli.output import moment, print_json, print_table, row, say, table
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def list_keys(limit: Limit = 20, url: Url = None, home: Home = DEFAULT_HOME, as_
     for key in found:
         scopes = ", ".join(key["scopes"])
         row(shown, key["id"], key["name"], key["tenant"], scopes, moment(key["created_at"]), moment(key["revoked_at"]))
-    out.print(shown)
+    print_table(shown)
 
 
 @app.command("revoke")

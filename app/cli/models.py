@@ -7,7 +7,7 @@ import typer
 
 from app.cli.files import save
 from app.cli.options import DEFAULT_HOME, Home, Json, Limit, Url, connect
-from app.cli.output import moment, out, print_json, row, say, table
+from app.cli.output import moment, print_json, print_table, row, say, table
 
 app = typer.Typer(help="List, promote, download and delete fine-tuned models.", no_args_is_help=True)
 VERSIONS_SHOWN = 100
@@ -43,7 +43,7 @@ def list_models(
             aliases or None,
             moment(model["created"]),
         )
-    out.print(shown)
+    print_table(shown)
 
 
 @app.command("show")
@@ -69,7 +69,7 @@ def show(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json =
             version["digest"][:19],
             (version["verdict"] or {}).get("reason"),
         )
-    out.print(shown)
+    print_table(shown)
 
 
 @app.command("promote")

@@ -17,6 +17,7 @@ out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 PROBLEM_COLUMNS = ("row", "column", "param", "value", "reason", "message", "fix")
+PIPE_WIDTH = 400
 METRICS = (("mase", "MASE"), ("mae", "MAE"), ("wql", "WQL"))
 SERIES_SHOWN = 5
 
@@ -35,6 +36,11 @@ def table(*columns: str, title: str | None = None) -> Table:
         name = column.removesuffix(">")
         made.add_column(name, justify="right" if column != name else "left", overflow="fold")
     return made
+
+
+def print_table(shown: Table) -> None:
+    """In a pipe nothing is folded to the width of a terminal that is not there."""
+    out.print(shown, width=None if out.is_terminal else PIPE_WIDTH)
 
 
 def row(target: Table, *cells: Any, style: str | None = None) -> None:
@@ -112,7 +118,7 @@ def print_verdict(job: Mapping[str, Any]) -> None:
     candidates = job.get("candidates") or []
     verdict = job.get("verdict") or {}
     if candidates:
-        out.print(_comparison(job, candidates, verdict.get("winner")))
+        print_table(_comparison(job, candidates, verdict.get("winner")))
     if verdict.get("reason"):
         out.print(f"\n[bold]Verdict[/]  {escape(verdict['reason'])}")
     model = job.get("fine_tuned_model")
