@@ -8,9 +8,11 @@ from app.settings import Settings
 from app.telemetry import configure_logging
 from worker.celery_app import DEFAULT, TRAIN, make_celery
 from worker.lifetime import Lifetime
+from worker.supervise import RUN_COMMAND
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], *, command: tuple[str, ...] = RUN_COMMAND) -> int:
+    """`command` starts a run; another one than the default is for tests."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--queues", default=f"{TRAIN},{DEFAULT}", help="comma-separated; default: %(default)s")
     queues = parser.parse_args(arguments).queues
@@ -19,7 +21,7 @@ def main(arguments: list[str]) -> int:
     configure_logging(settings.log_level)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     celery = make_celery(settings)
-    Lifetime(settings)
+    Lifetime(settings, command=command)
     celery.worker_main(
         [
             "worker",

@@ -20,7 +20,7 @@ from app.queue import CeleryQueue
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.telemetry import configure_logging
-from worker.supervise import Worker
+from worker.supervise import RUN_COMMAND, Worker
 from worker.sweep import start_sweeper
 
 log = structlog.get_logger(__name__)
@@ -37,8 +37,9 @@ def current_worker() -> Worker:
 class Lifetime:
     """Made in the parent before it forks; its handlers run on either side of the fork."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, command: tuple[str, ...] = RUN_COMMAND) -> None:
         self._settings = settings
+        self._command = command
         self._read_end, self._write_end = os.pipe()
         # Strong references: Celery keeps weak ones, and a handler that is collected is silently never called.
         signals.worker_process_init.connect(self._enter_pool_process, weak=False)
@@ -56,6 +57,7 @@ class Lifetime:
             engine=make_engine(settings.database_url),
             store=ObjectStore(settings.storage_url),
             queue=CeleryQueue(settings.broker_url),
+            command=self._command,
         )
         _pool_process[:] = [worker]
 

@@ -21,7 +21,8 @@ from sqlalchemy.orm import Session
 
 from app.db import session_scope
 from app.files import repository as files_repository
-from app.files.service import delete_expired
+from app.files.service import delete_expired, remove_orphans
+from app.files.upload import remove_leftovers
 from app.ids import utc_now
 from app.jobs import leases
 from app.jobs.states import TERMINAL, JobStatus
@@ -34,7 +35,6 @@ from worker.supervise import Worker
 log = structlog.get_logger(__name__)
 
 RUN_FOLDER_SECONDS = 600.0
-TEMPORARY_SECONDS = 6 * 3600.0
 BLOB_SECONDS = 24 * 3600.0
 CLEAN_SECONDS = 600.0
 """How often disk and storage are looked through."""
@@ -132,9 +132,10 @@ def resend_files(worker: Worker) -> list[str]:
 def clean(worker: Worker) -> None:
     """One round of what is left behind by processes that died."""
     _clean_run_folders(worker)
-    _clean_temporary(worker.settings.tmp_dir)
+    remove_leftovers(worker.settings.tmp_dir)
     _clean_blobs(worker)
     delete_expired(engine=worker.engine, store=worker.store)
+    remove_orphans(engine=worker.engine, store=worker.store)
     free_deleted_blobs(worker.engine, worker.store)
     with session_scope(worker.engine) as session:
         _forget_workers(session)
@@ -155,16 +156,6 @@ def _clean_run_folders(worker: Worker) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _clean_temporary(tmp_dir: Path) -> None:
-    for path in tmp_dir.iterdir() if tmp_dir.is_dir() else ():
-        if _age_seconds(path) < TEMPORARY_SECONDS:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _age_seconds(path: Path) -> float:
     try:
         return time.time() - path.lstat().st_mtime
@@ -174,7 +165,7 @@ def _age_seconds(path: Path) -> float:
 
 def _clean_blobs(worker: Worker) -> None:
     """A run writes its blobs before its version, and always anew: what is old and unnamed is wanted by nobody."""
-    old = worker.store.list_older("blobs/", utc_now() - timedelta(seconds=BLOB_SECONDS))
+    old = worker.store.list("blobs/", modified_before=utc_now() - timedelta(seconds=BLOB_SECONDS))
     if not old:
         return
     with session_scope(worker.engine, read_only=True) as session:

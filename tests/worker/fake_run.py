@@ -3,7 +3,6 @@
 `{"behaviour": "succeed" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print"}`
 """
 
-import json
 import os
 import signal
 import sys
@@ -13,12 +12,12 @@ from typing import Any
 
 from worker.protocol import Assignment, message
 
-orders: list[str] = []
+ordered = threading.Event()
 
 
 def listen() -> None:
-    for line in sys.stdin:
-        orders.append(line.strip())
+    for _ in sys.stdin:
+        ordered.set()
     os._exit(70)
 
 
@@ -33,7 +32,7 @@ def progress(step: int, **more: Any) -> None:
 
 def wait_for_order() -> None:
     step = 0
-    while not orders:
+    while not ordered.is_set():
         step += 1
         progress(step)
         time.sleep(0.05)
@@ -69,7 +68,7 @@ def main() -> None:
             progress(1)
             os.kill(os.getpid(), signal.SIGKILL)
         case "garbage":
-            print(json.dumps({"type": "progress", "step": 1})[:-3], flush=True)
+            sys.stdout.write('{"type": "progress", "st')
             sys.exit(3)
 
 
