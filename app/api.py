@@ -16,6 +16,7 @@ _NATIVE: tuple[str, ...] = (
     "app.usage",
     "app.registry.endpoints",
     "app.backbones.endpoints",
+    "app.forecasts.endpoints",
 )
 
 

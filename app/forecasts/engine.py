@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from app.forecasts.respond import Numbers
-from app.registry.artifacts import ArtifactDamagedError, LocalArtifacts
+from app.registry.artifacts import LocalArtifacts, artifact_damaged
 from app.registry.directory import Source, SourceKind, catalogue_target, native_quantiles
 from tsfm import catalog, rivals
 from tsfm.errors import ArtifactError, TemperError
@@ -174,7 +174,7 @@ class Engine:
                 self._artifacts.discard(digest)
                 log.warning("artifact_copy_bad", digest=digest, error=str(error))
                 if last:
-                    raise ArtifactDamagedError(digest) from error
+                    raise artifact_damaged(digest) from error
         raise AssertionError("the loop returns or raises")
 
     def _preload(self) -> None:

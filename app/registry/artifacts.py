@@ -15,17 +15,15 @@ from tsfm.artifact import file_sha256
 log = structlog.get_logger(__name__)
 
 
-class ArtifactDamagedError(ApiError):
+def artifact_damaged(digest: str) -> ApiError:
     """A stored blob is missing or is not what its digest says. 503: an operator can restore the blob."""
-
-    def __init__(self, digest: str) -> None:
-        super().__init__(
-            503,
-            "artifact_damaged",
-            f"The stored artifact {digest} is damaged and is not served. Restore its blobs from a backup, or point the "
-            "alias at another version.",
-            param="model",
-        )
+    return ApiError(
+        503,
+        "artifact_damaged",
+        f"The stored artifact {digest} is damaged and is not served. Restore its blobs from a backup, or point the "
+        "alias at another version.",
+        param="model",
+    )
 
 
 class LocalArtifacts:
@@ -37,7 +35,7 @@ class LocalArtifacts:
         self._budget_bytes = budget_bytes
 
     def fetch(self, digest: str, files: Mapping[str, str]) -> Path:
-        """The artifact's folder, fetched if absent. `files` maps path → sha256. Raises `ArtifactDamagedError`."""
+        """The artifact's folder, fetched if absent. `files` maps path → sha256. Raises `artifact_damaged`."""
         place = self._place(digest)
         if place.is_dir():
             os.utime(place)
@@ -74,10 +72,10 @@ class LocalArtifacts:
             self._store.get_to(blob_key(sha256), path)
         except MissingObject as error:
             log.error("artifact_blob_missing", digest=digest, sha256=sha256)
-            raise ArtifactDamagedError(digest) from error
+            raise artifact_damaged(digest) from error
         if not _matches(path, sha256):
             log.error("artifact_blob_damaged", digest=digest, sha256=sha256)
-            raise ArtifactDamagedError(digest)
+            raise artifact_damaged(digest)
 
     def _publish(self, aside: Path, place: Path) -> None:
         try:

@@ -24,6 +24,7 @@ MAX_ORIGINS = 200
 MIN_HISTORY = 2
 """Points before the first origin."""
 UNAVAILABLE = "quantiles_unavailable"
+"""Code of the error that `_origins` raises."""
 
 
 def context_quantiles(
@@ -68,7 +69,7 @@ def _origins(frame: SeriesFrame, i: int, *, horizon: int, needed: int) -> list[i
         raise ConfigError(
             f"Series {frame.item_ids[i]!r}: quantiles at this level need {needed} rolling origins{most}, so "
             f"{needed + horizon + MIN_HISTORY - 1} points; it has {length}. Ask for a narrower level, or send more.",
-            code=UNAVAILABLE,
+            code="quantiles_unavailable",
             param="quantile_levels",
         )
     count = min(max(needed, MIN_ORIGINS), available)
