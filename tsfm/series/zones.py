@@ -136,3 +136,36 @@ def _probe(info: ZoneInfo, second: int) -> int:
     offset = (_EPOCH + timedelta(seconds=second)).astimezone(info).utcoffset()
     assert offset is not None
     return int(offset.total_seconds())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """One change of a zone's clock."""
+
+    boundary: int
+    """Wall-clock microseconds from which `after` holds; before it `before` does, repeated hours read as the first."""
+    before: int
+    after: int
+    """Microseconds ahead of UTC."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Wall-clock times [from, to) that no clock showed (clock put forward) or that were shown twice."""
+        return self.boundary - abs(self.after - self.before), self.boundary
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the span was shown twice."""
+        return self.after < self.before
+
+
+def switches(zone: str, low: int, high: int) -> list[Switch]:
+    """The switches around wall-clock times in [low, high]; none for a fixed offset."""
+    if zone == "UTC" or zone[0] in "+-":
+        return []
+    starts, offsets = _segments(zone, low, high)
+    return [
+        Switch(boundary=int(start) + max(int(before), int(after)), before=int(before), after=int(after))
+        for start, before, after in zip(starts[1:], offsets, offsets[1:], strict=False)
+        if before != after
+    ]
