@@ -1,0 +1,69 @@
+"""What the product has stands in the documentation: commands, routes, backbones, methods, rivals; and links resolve."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from app.cli.main import app as command
+from app.main import create_app
+from app.settings import Settings
+from tests.architecture.repo import ROOT, tracked
+from tsfm import catalog
+
+REFERENCE = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def commands(one: Any, path: str) -> Iterator[str]:
+    """Full names of all commands below a group of typer's."""
+    children = getattr(one, "commands", None)
+    if children is None:
+        yield path
+        return
+    for name, child in children.items():
+        yield from commands(child, f"{path} {name}")
+
+
+def test_every_command_is_documented() -> None:
+    known = list(commands(typer.main.get_command(command), "temper"))
+    assert "temper jobs cancel" in known
+    assert [name for name in known if f"`{name}`" not in REFERENCE] == []
+
+
+def test_every_documented_command_exists() -> None:
+    known = set(commands(typer.main.get_command(command), "temper"))
+    named = set(re.findall(r"`(temper [a-z]+(?: [a-z]+)?)`", REFERENCE))
+    assert named - known == set()
+
+
+def test_every_route_is_documented(settings: Settings) -> None:
+    schema = create_app(settings).openapi()
+    routes = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    assert "POST /v1/files" in routes
+    assert sorted(route for route in routes if f"`{route}`" not in REFERENCE) == []
+    named = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)`", REFERENCE))
+    assert named - routes - {"GET /openapi.json"} == set()
+
+
+@pytest.mark.parametrize("name", [*catalog.METHODS, *catalog.BACKBONES, *catalog.RIVALS])
+def test_every_name_of_the_catalogue_is_documented(name: str) -> None:
+    assert f"`{name}`" in REFERENCE
+
+
+@pytest.mark.parametrize("path", tracked(".md"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_files_resolve(path: Path) -> None:
+    targets = [link.split("#")[0] for link in LINK.findall(path.read_text(encoding="utf-8"))]
+    local = [target for target in targets if target and "://" not in target]
+    assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+def test_every_decision_record_has_its_parts() -> None:
+    for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"# {path.name[:4]}. "), path.name
+        for part in ("Context", "Decision", "Consequences", "Alternatives"):
+            assert f"\n## {part}\n" in text, f"{path.name} lacks {part}"
