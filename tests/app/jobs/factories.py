@@ -13,6 +13,19 @@ from app.tables import File, Job, JobEvent, Tenant
 
 TENANT = "tenant-a"
 OWNER = "owner-1"
+RESOLVED: dict[str, Any] = {
+    "backbone": "temper-tiny",
+    "method": "sff",
+    "method_config": {"alpha": 0.9},
+    "task": "forecast",
+    "prediction_length": 12,
+    "context_length": 512,
+    "freq": "h",
+    "hyperparameters": {"learning_rate": [0.001, 0.003]},
+    "budget_seconds": None,
+    "seed": 0,
+    "with_test": True,
+}
 
 
 def add_tenant(session: Session, tenant_id: str = TENANT) -> str:
@@ -20,6 +33,11 @@ def add_tenant(session: Session, tenant_id: str = TENANT) -> str:
     now = utc_now()
     session.add(Tenant(id=tenant_id, name=tenant_id, created_at=now))
     session.flush()
+    return add_file(session, tenant_id)
+
+
+def add_file(session: Session, tenant_id: str) -> str:
+    now = utc_now()
     file = File(
         id=new_id(FILE),
         tenant_id=tenant_id,

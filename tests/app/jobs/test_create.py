@@ -132,7 +132,12 @@ class TestForm:
 class TestJson:
     def test_a_job_on_an_uploaded_file(self, client: httpx.Client, queue: FakeQueue) -> None:
         file_id = upload(client).json()["id"]
-        body = {"training_file": file_id, "prediction_length": 12, "method": {"type": "full"}, "gate": {"metric": "mase"}}
+        body = {
+            "training_file": file_id,
+            "prediction_length": 12,
+            "method": {"type": "full"},
+            "gate": {"metric": "mase"},
+        }
         job = client.post("/v1/jobs", json=body).raise_for_status().json()
         assert (job["training_file"], job["method"]["type"]) == (file_id, "full")
         assert queue.sent == [(RUN_JOB, job["id"])]
@@ -156,7 +161,11 @@ class TestJson:
             ({"training_file": "file-none", "prediction_length": 12}, 404, "file_not_found"),
             ({"training_file": "file-none", "prediction_length": 12, "colour": 1}, 422, "unknown_field"),
             ({"training_file": "file-none", "prediction_length": "12"}, 422, "invalid_request"),
-            ({"training_file": "file-none", "prediction_length": 12, "gate": {"min_gain": 0.5}}, 422, "invalid_request"),
+            (
+                {"training_file": "file-none", "prediction_length": 12, "gate": {"min_gain": 0.5}},
+                422,
+                "invalid_request",
+            ),
         ],
     )
     def test_refusals(self, client: httpx.Client, body: dict[str, Any], status: int, code: str) -> None:
