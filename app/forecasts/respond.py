@@ -15,7 +15,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.freq import format_timestamps
 
 _LOSS = 1e-4
-"""Largest rounding to 32 bits, as a share of the forecast's own spread, that is sent."""
+"""Largest rounding to 32 bits, as a share of the history's range, that is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Numbers:
 
 def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
     """The JSON answer; NaN (nothing can be said) becomes null."""
-    point, quantiles = _slim(numbers.point, numbers.quantiles)
+    point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     shown = {"version": target.source.version, "digest": target.source.digest, "fallback": target.fallback}
     answer = {
@@ -72,7 +72,7 @@ def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers
 
 def to_csv(frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
     """Columns item_id, timestamp, mean, one per quantile ("0.1"), lo-80 and hi-80 per interval; empty where unknown."""
-    point, quantiles = _slim(numbers.point, numbers.quantiles)
+    point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     columns = list(levels.quantiles)
     for one in levels.intervals:
@@ -103,14 +103,16 @@ def _timestamps(frame: SeriesFrame, prediction_length: int) -> list[list[str] | 
     return out
 
 
-def _slim(point: NDArray[np.float64], quantiles: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _slim(
+    frame: SeriesFrame, point: NDArray[np.float64], quantiles: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both in 32 bits if no series loses by it (half the bytes), else as they are: 1e12 ± 1 needs 64."""
     every = np.concatenate([point[:, None], quantiles], axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = every.astype(np.float32)
-        loss = np.abs(narrow - every).max(axis=(1, 2), initial=0.0, where=~np.isnan(every))
-    top = every.max(axis=(1, 2), initial=-np.inf, where=~np.isnan(every))
-    bottom = every.min(axis=(1, 2), initial=np.inf, where=~np.isnan(every))
-    if np.all(loss <= _LOSS * np.maximum(top - bottom, 0.0)):
+        loss = np.fmax.reduce(np.abs(narrow - every), axis=(1, 2))
+    begins = frame.offsets[:-1]
+    spread = np.fmax.reduceat(frame.values, begins) - np.fmin.reduceat(frame.values, begins)
+    if np.all(np.nan_to_num(loss, posinf=np.inf) <= _LOSS * np.nan_to_num(spread)):
         return narrow[:, 0], narrow[:, 1:]
     return point, quantiles
