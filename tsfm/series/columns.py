@@ -110,6 +110,9 @@ def _column(index: int, name: str, texts: Sequence[str], decimal: str) -> Column
         kind = Kind.TIME
     elif sum(bool(_CLOCK.match(t)) for t in texts) * 2 > len(texts):
         kind = Kind.CLOCK
+    elif sum(dialects.is_dressed_number(t) for t in texts) * 2 >= len(texts):
+        # Refused later, cell by cell, with the reason.
+        kind = Kind.NUMBER
     # "18.00" is a time of day in a column called time, and a number anywhere else.
     if kind is Kind.NUMBER and name.strip().lower() in {"time", "hour", "hr"} and _is_clock(texts):
         kind = Kind.CLOCK
@@ -117,7 +120,9 @@ def _column(index: int, name: str, texts: Sequence[str], decimal: str) -> Column
         index=index,
         name=name,
         kind=kind,
-        whole=kind is Kind.NUMBER and all(t.strip().lstrip("+-").removesuffix(".0").isdigit() for t in numbers),
+        whole=kind is Kind.NUMBER
+        and len(numbers) == len(texts)
+        and all(t.strip().lstrip("+-").removesuffix(".0").isdigit() for t in numbers),
         num_distinct=len(set(texts)),
     )
 

@@ -55,7 +55,7 @@ class Diagnosis:
                 value="item",
             )
         for i in self.plan.numbers if row[2] else ():
-            number = f"try_cast(replace(c{i}, {duck.quote(self.table.decimal)}, '.') AS DOUBLE)"
+            number = self.table.number_sql(i)
             self._listed(
                 f"NOT isfinite({number}) OR abs({number}) > {LARGEST}",
                 "infinite_value",
@@ -64,8 +64,8 @@ class Diagnosis:
                 column=self.table.names[i],
                 value=f"c{i}",
             )
-        if self.table.dialect is None:
-            self._parquet_numbers()
+        if self.table.casts_in_sql:
+            self._text_numbers()
 
     def never_was(self) -> None:
         """Wall-clock times that the zone's clock skipped."""
@@ -118,14 +118,14 @@ class Diagnosis:
             value="stamp",
         )
 
-    def _parquet_numbers(self) -> None:
+    def _text_numbers(self) -> None:
         for i in self.plan.numbers:
-            if self.table.types[i] == "VARCHAR":
+            if self.table.careful or self.table.types[i] == "VARCHAR":
                 self._listed(
-                    f"c{i} IS NOT NULL AND try_cast(c{i} AS DOUBLE) IS NULL",
+                    f"c{i} IS NOT NULL AND {self.table.number_sql(i)} IS NULL",
                     "not_a_number",
                     "This is text in a column of numbers.",
-                    _NUMBER_FIX.format(mark="."),
+                    _NUMBER_FIX.format(mark=self.table.decimal),
                     column=self.table.names[i],
                     value=f"c{i}",
                 )

@@ -13,8 +13,8 @@ from tsfm.series.problems import refusal
 from tsfm.series.sniff import Plain
 
 DELIMITERS = (",", ";", "\t", "|")
-NULLS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NAN", "-nan", "null", "NULL", "Null", "None", "none", "NaT")
-NULLS = (*NULLS, "nil", "?", "-", "--", ".", "..", "<NA>", "#NULL!", "#DIV/0!", "missing")
+_MISSING = "NA N/A n/a #N/A <NA> NaN nan NAN -nan NaT null NULL Null nil None none ? - -- . .. #NULL! #DIV/0! missing"
+NULLS = ("", *_MISSING.split())
 """Spellings of a missing value."""
 
 NUMBER = re.compile(r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$")
@@ -25,6 +25,7 @@ LooksLikeTime = Callable[[str], bool]
 """Whether a cell of text could be a time; given by the caller, so that this module knows no dates."""
 
 _NULL_SET = frozenset(NULLS)
+_DRESSED = re.compile(r"^\s*[+-]?[^\w\s.,+-]?\s?(\d{1,3}([.,'\u00a0\u202f ]\d{3})+|\d+)([.,]\d+)?\s?[^\w\s.,]?\s*$")
 _HEAD_BYTES = 1024**2
 _PIECES, _PIECE_BYTES = 16, 32 * 1024
 _HEAD_ROWS, _PIECE_ROWS = 2000, 200
@@ -59,6 +60,11 @@ def is_number(text: str, decimal: str = ".") -> bool:
     return bool((NUMBER if decimal == "." else COMMA_NUMBER).match(text) or INFINITE.match(text)) or (
         decimal == "," and text.strip().lstrip("+-").isdigit()
     )
+
+
+def is_dressed_number(text: str) -> bool:
+    """Whether a cell is a number in clothes: separators between thousands, a percent or currency sign."""
+    return bool(_DRESSED.match(text))
 
 
 def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeTime) -> Dialect:

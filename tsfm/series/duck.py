@@ -31,6 +31,7 @@ def connect(
         },
     )
     con.execute(f"SET allowed_directories = [{listed}]")
+    con.execute("SET TimeZone = 'UTC'")
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con

@@ -197,7 +197,8 @@ def _mode(differences: Micros) -> int:
 
 
 def _weekdays(wall: Micros) -> NDArray[np.int64]:
-    return np.mod(np.floor_divide(wall, DAY) + 3, 7)
+    days: NDArray[np.int64] = np.mod(np.floor_divide(wall, DAY) + 3, 7)
+    return days
 
 
 def _skips_weekends(wall: Micros) -> bool:

@@ -64,6 +64,9 @@ def _read(con: duck.Connection, plain: Plain, options: ReadOptions, limits: Limi
     clock = Clock(table, plan, options.timezone)
     warnings = [*table.warnings, *plan.warnings, *clock.warnings]
     scan.write_canonical(table, plan, clock, duplicates="error", out=out)
+    if plan.id is not None and table.dialect and scan.has_nameless(con, out):
+        table.careful = True
+        scan.write_canonical(table, plan, clock, duplicates="error", out=out)
     found = diagnose.Diagnosis(table, plan, clock)
     found.rejects()
     found.cells(out)

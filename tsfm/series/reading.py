@@ -65,7 +65,6 @@ def build(
     num_points = int(lengths.sum())
     observed = sum(int(n) for _, _, n in items)
     cells = sum(int(n) for _, n, _ in items)
-    gaps = fit.num_missing * (len(items) if plan.layout is Layout.WIDE else 1)
     names = [str(i[0]) for i in items] if plan.layout is not Layout.WIDE else [""]
     return {
         "format": plain.format,
@@ -86,10 +85,10 @@ def build(
         "end": text(lasts[[int(lasts.argmax())]])[0],
         "min_length": int(lengths.min()),
         "max_length": int(lengths.max()),
-        "gaps": {"num_missing_steps": gaps, "examples": _gap_examples(times, fit, names, text)},
+        "gaps": {"num_missing_steps": fit.num_missing, "examples": _gap_examples(times, fit, names, text)},
         "duplicates": {"count": duplicates.count, "policy": duplicates.policy, "examples": duplicates.examples},
         "missing": {"count": cells - observed, "spellings": _null_spellings(plain, table, plan, cells - observed)},
-        "suspects": suspects.find(con, parquet),
+        "suspects": _suspects(con, table, plan, parquet),
         "warnings": [*warnings],
         "items": [
             {
@@ -119,6 +118,18 @@ def _columns(table: Table, plan: Plan) -> dict[str, Any]:
         "static": named(plan.static),
         "ignored": named(plan.ignored),
     }
+
+
+def _suspects(con: duck.Connection, table: Table, plan: Plan, parquet: Path) -> list[dict[str, Any]]:
+    """Suspect values, each with its column: in a wide file that is the series itself."""
+    found = suspects.find(con, parquet)
+    target = None if plan.layout is Layout.SERIES_PER_ROW else table.names[plan.targets[0]]
+    several = plan.layout is Layout.LONG and len(plan.targets) > 1
+    for suspect in found:
+        item = suspect["item_id"]
+        wide = plan.layout is Layout.WIDE
+        suspect["column"] = item if wide else item.rpartition("/")[2] if several else target
+    return found
 
 
 def _stamp_label(plan: Plan) -> str:

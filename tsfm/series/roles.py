@@ -202,7 +202,7 @@ def _choose_id(
             return repeated[0].index
         return None
     if moments * 1.05 >= rows:
-        return _unique_times(plan, varying[0][0], free, proven=proven)
+        return _unique_times(table, plan, varying[0][0], free, proven=proven)
     unique = [c for c, _, n in varying if n * 1.02 >= rows and n > moments]
     if len(unique) == 1 and (proven or unique[0].could_name_id):
         return unique[0].index
@@ -223,13 +223,17 @@ def _choose_id(
     )
 
 
-def _unique_times(plan: Plan, column: Column, free: Sequence[Column], *, proven: bool) -> int | None:
+def _unique_times(table: Table, plan: Plan, column: Column, free: Sequence[Column], *, proven: bool) -> int | None:
     """No time repeats and a column varies: an attribute of one series, or names of series that never meet."""
     numbers = [c for c in free if c.kind is Kind.NUMBER and c is not column]
     if plan.targets or len(numbers) > 1 or not proven:
         return None
     if column.could_name_id:
         return column.index
+    texts = [row[column.index] for row in table.sample]
+    runs = 1 + sum(a != b for a, b in pairwise(texts))
+    if runs > 2 * len(set(texts)):
+        return None
     raise DataError(
         f"Column {column.name!r} varies and no time repeats: it may name several series, or describe one. "
         f"Say id_column {column.name!r} for several, or target_columns for one.",

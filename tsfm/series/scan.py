@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from tsfm.errors import DataError
-from tsfm.series import dialect as dialects
 from tsfm.series import duck, zones
 from tsfm.series import stamps as stampforms
 from tsfm.series.problems import refusal
@@ -271,6 +270,8 @@ def num_rejected(table: Table) -> int:
     return int(row[0])
 
 
-def null_list() -> str:
-    """The spellings of a missing value as SQL."""
-    return ", ".join(duck.quote(n) for n in dialects.NULLS)
+def has_nameless(con: duck.Connection, parquet: Path) -> bool:
+    """Whether some row has no series name: none in the file, or one that spells a missing value."""
+    source = f"read_parquet({duck.quote(str(parquet.resolve()))})"
+    row = con.execute(f"SELECT count(*) FROM {source} WHERE item_id IS NULL OR item_id = ''").fetchone()
+    return row is not None and bool(row[0])

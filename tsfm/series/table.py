@@ -1,6 +1,6 @@
 """A file as a DuckDB relation with columns c0, c1, …: the same questions for CSV and Parquet."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Table:
     num_lines: int
     max_cell_bytes: int
     warnings: list[str] = field(default_factory=list)
+    careful: bool = False
+    """Read every cell as text and tell missing values apart in SQL: slower, but a series may be called "NA"."""
     _scans: int = 0
 
     @property
@@ -50,40 +52,70 @@ class Table:
         With `rejects`, rows that do not fit go to the table of that name instead of stopping the scan.
         """
         if self.dialect is None:
-            return self._parquet_scan(numbers, ids)
+            source = f"read_parquet({duck.quote(str(self.path.resolve()))})"
+            return self._typed_in_sql(source, self.names, numbers, ids)
+        if self.careful:
+            source = self._csv_scan(self.dialect, (), ids=(), rejects=rejects, nulls=("",))
+            return self._typed_in_sql(source, [f"c{i}" for i in range(len(self.names))], numbers, ids)
+        return self._csv_scan(self.dialect, numbers, ids=ids, rejects=rejects, nulls=dialects.NULLS)
+
+    def number_sql(self, i: int) -> str:
+        """DOUBLE of a cell that is text; NULL where it is no number."""
+        if self.decimal == ".":
+            return f"TRY_CAST(c{i} AS DOUBLE)"
+        return f"CASE WHEN NOT contains(c{i}, '.') THEN TRY_CAST(replace(c{i}, ',', '.') AS DOUBLE) END"
+
+    @property
+    def casts_in_sql(self) -> bool:
+        """Whether cells that are no numbers become NULL in a scan instead of being rejected."""
+        return self.careful or self.dialect is None
+
+    def _csv_scan(
+        self,
+        dialect: Dialect,
+        numbers: Collection[int],
+        *,
+        ids: Collection[int],
+        rejects: str | None,
+        nulls: Sequence[str],
+    ) -> str:
         columns = ", ".join(f"'c{i}': '{'DOUBLE' if i in numbers else 'VARCHAR'}'" for i in range(len(self.names)))
         settings = [
             duck.quote(str(self.path.resolve())),
             "auto_detect=false",
             "header=false",
-            f"skip={self.dialect.header_records}",
-            f"delim={duck.quote(self.dialect.delimiter)}",
+            f"skip={dialect.header_records}",
+            f"delim={duck.quote(dialect.delimiter)}",
             "quote='\"'",
             "escape='\"'",
             f"columns={{{columns}}}",
-            f"nullstr=[{', '.join(duck.quote(n) for n in dialects.NULLS)}]",
+            f"nullstr=[{', '.join(duck.quote(n) for n in nulls)}]",
             f"max_line_size={self.max_cell_bytes * max(len(self.names), 16)}",
         ]
         if ids:
             settings.append("force_not_null=[" + ", ".join(f"'c{i}'" for i in ids) + "]")
-        if self.dialect.decimal == ",":
+        if dialect.decimal == ",":
             settings.append("decimal_separator=','")
         if rejects:
             settings.append(f"store_rejects=true, rejects_table='{rejects}', rejects_scan='{rejects}_scan'")
         return f"read_csv({', '.join(settings)})"
 
-    def _parquet_scan(self, numbers: Collection[int], ids: Collection[int]) -> str:
+    def _typed_in_sql(self, source: str, columns: Sequence[str], numbers: Collection[int], ids: Collection[int]) -> str:
         nulls = ", ".join(duck.quote(n) for n in dialects.NULLS)
         parts = []
-        for i, name in enumerate(self.names):
-            text = f"CAST({duck.ident(name)} AS VARCHAR)"
-            if i in numbers:
-                parts.append(f"TRY_CAST({duck.ident(name)} AS DOUBLE) AS c{i}")
-            elif i in ids or self.types[i] != "VARCHAR":
-                parts.append(f"{text} AS c{i}")
-            else:
-                parts.append(f"CASE WHEN trim({text}) NOT IN ({nulls}) THEN {text} END AS c{i}")
-        return f"(SELECT {', '.join(parts)} FROM read_parquet({duck.quote(str(self.path.resolve()))}))"
+        for i, column in enumerate(columns):
+            text = f"CAST({duck.ident(column)} AS VARCHAR)"
+            if i not in ids and (self.careful or self.types[i] == "VARCHAR"):
+                text = f"CASE WHEN trim({text}) NOT IN ({nulls}) THEN {text} END"
+            elif i in numbers:
+                text = f"CAST({duck.ident(column)} AS DOUBLE)"
+            parts.append(f"{text} AS c{i}")
+        query = f"(SELECT {', '.join(parts)} FROM {source})"
+        texts = [i for i in numbers if self.careful or self.types[i] == "VARCHAR"]
+        if not texts:
+            return query
+        cast = ", ".join(f"{self.number_sql(i)} AS c{i}" for i in texts)
+        return f"(SELECT * REPLACE ({cast}) FROM {query})"
 
     def ask(self, select: str, *, ids: Collection[int] = ()) -> tuple[Any, ...]:
         """One row: a SELECT list evaluated over the whole file as text; rows of the wrong width are left out."""
