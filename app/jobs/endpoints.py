@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 from sse_starlette.sse import EventSourceResponse
 
@@ -29,7 +28,7 @@ from app.services import ServicesDep
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobsDep = Annotated[Principal, require("jobs")]
 
-_JSON_SCHEMA = TypeAdapter(JobCreate).json_schema(ref_template="#/components/schemas/{model}")
+_JSON_SCHEMA = forms.json_schema()
 _FORM_FIELDS = {name: schema for name, schema in _JSON_SCHEMA["properties"].items() if name in forms.JOB_FIELDS}
 """As text in a form; what is an object here is sent as JSON text."""
 CREATE_OPENAPI: dict[str, Any] = {

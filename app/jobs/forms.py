@@ -42,6 +42,25 @@ def as_request_error(error: ValidationError) -> RequestValidationError:
     return RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found])
 
 
+def json_schema() -> dict[str, Any]:
+    """Of the JSON body, with nested objects in place: this schema stands in a route, not among the components."""
+    schema = JobCreate.model_json_schema()
+    nested = schema.pop("$defs")
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            rest = {key: value for key, value in node.items() if key != "$ref"}
+            return inline(nested[node["$ref"].rpartition("/")[2]]) | rest
+        return {key: inline(value) for key, value in node.items()}
+
+    found: dict[str, Any] = inline(schema)
+    return found
+
+
 def _value(name: str, text: str) -> Any:
     """Text in the type that the JSON field has; what cannot be is left for the schema to refuse by name."""
     if name in _NUMBERS:
