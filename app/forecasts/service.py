@@ -142,7 +142,7 @@ def _check_covariates(target: Target, request: ForecastRequest) -> None:
     if given:
         raise ApiError(
             422,
-            "covariates_not_supported",
+            "covariates_unsupported",
             f"{target.source.name} forecasts from the target alone: leave the covariates out.",
             param="past_covariates",
         )
