@@ -70,7 +70,7 @@ class TestSessionScope:
 
     def test_no_connection_is_held_before_the_first_query(self, engine: Engine) -> None:
         with session_scope(engine):
-            assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # QueuePool has it
+            assert engine.pool.checkedout() == 0
 
     def test_a_reader_does_not_wait_for_a_writer(self, engine: Engine) -> None:
         with session_scope(engine) as writer:

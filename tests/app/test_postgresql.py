@@ -78,12 +78,12 @@ def test_of_many_at_once_one_creates(engine: Engine, tmp_path: Path) -> None:
         tenant = session.scalars(select(Tenant)).first()
         assert tenant is not None
     principal = Principal(tenant_id=tenant.id, tenant="local", key_id="k", scopes=frozenset())
-    once = Once(services=_Services(engine, settings), principal=principal, route="POST /x", key="k")  # type: ignore[arg-type]  # the two parts it uses
+    once = Once(services=_Services(engine, settings), principal=principal, route="POST /x", key="k")
     outcomes: list[str] = []
 
     def work(name: str) -> None:
         def create(session: object) -> Made:
-            session.add(Tenant(id=name, name=name, created_at=utc_now()))  # type: ignore[attr-defined]  # a Session
+            session.add(Tenant(id=name, name=name, created_at=utc_now()))
             return Made(id=name)
 
         try:

@@ -42,8 +42,8 @@ class TestCeleryQueue:
         with Redis.from_url(redis_url(valkey)) as redis:
             messages = {name: redis.lrange(name, 0, -1) for name in ("train", "default")}
             redis.flushall()
-        assert [len(found) for found in messages.values()] == [1, 1]  # type: ignore[arg-type]  # lrange answers a list
-        assert b"temper.run_job" in messages["train"][0]  # type: ignore[index]
+        assert [len(found) for found in messages.values()] == [1, 1]
+        assert b"temper.run_job" in messages["train"][0]
 
     def test_a_broker_that_is_away_is_only_a_missed_hint(self, tmp_path: object) -> None:
         queue = CeleryQueue(f"redis+socket://{tmp_path}/absent.sock")

@@ -1,6 +1,7 @@
 """Files over HTTP: what goes in comes out, what is wrong leaves nothing behind."""
 
 import base64
+import gzip
 import hashlib
 import socket
 import time
@@ -18,7 +19,7 @@ from app.services import Services
 from app.settings import Settings
 from app.storage import ObjectStore
 from app.tables import File
-from tests.app.files.conftest import Upload, hourly_csv
+from tests.app.files.conftest import Keep, Upload, hourly_csv
 
 NewKey = Callable[..., str]
 
@@ -157,6 +158,17 @@ class TestRefusals:
         assert code_of(connect_small.post("/v1/files", content=chunks())) == (413, "too_large")
         nothing_kept()
 
+    def test_a_gzip_bomb(self, connect_small: httpx.Client, nothing_kept: Callable[[], None]) -> None:
+        bomb = gzip.compress(b"item_id,timestamp,target\n" + b"0" * (20 << 20))
+        assert len(bomb) < 50_000
+        assert code_of(connect_small.post("/v1/files", content=bomb)) == (413, "too_large")
+        nothing_kept()
+
+    def test_a_gzip_that_ends_early(self, client: httpx.Client, nothing_kept: Callable[[], None]) -> None:
+        answer = client.post("/v1/files", content=gzip.compress(hourly_csv())[:-20])
+        assert code_of(answer) == (422, "truncated")
+        nothing_kept()
+
     def test_a_truncated_upload_leaves_nothing(
         self, server: str, new_key: NewKey, nothing_kept: Callable[[], None]
     ) -> None:
@@ -187,8 +199,8 @@ class TestRefusals:
 
 
 class TestReadAndDelete:
-    def test_another_tenant_sees_nothing(self, upload: Upload, other_client: httpx.Client) -> None:
-        file_id = upload(hourly_csv()).json()["id"]
+    def test_another_tenant_sees_nothing(self, keep: Keep, other_client: httpx.Client) -> None:
+        file_id = keep()
         assert other_client.get("/v1/files").json()["data"] == []
         for answer in (
             other_client.get(f"/v1/files/{file_id}"),
@@ -198,17 +210,17 @@ class TestReadAndDelete:
             assert code_of(answer) == (404, "file_not_found")
         assert code_of(other_client.get(f"/v1/files?after={file_id}")) == (422, "invalid_cursor")
 
-    def test_content_comes_back_as_sent(self, upload: Upload, client: httpx.Client) -> None:
+    def test_content_comes_back_as_sent(self, keep: Keep, client: httpx.Client) -> None:
         data = hourly_csv()
-        file_id = upload(data, name="lóad.csv").json()["id"]
+        file_id = keep(data, name="lóad.csv")
         answer = client.get(f"/v1/files/{file_id}/content")
         assert answer.content == data
         assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''l%C3%B3ad.csv"
 
     def test_delete_removes_objects_and_is_idempotent(
-        self, upload: Upload, client: httpx.Client, store: ObjectStore
+        self, keep: Keep, client: httpx.Client, store: ObjectStore
     ) -> None:
-        file_id = upload(hourly_csv()).json()["id"]
+        file_id = keep()
         assert len(store.list("files")) == 2
         for _ in range(2):
             gone = client.delete(f"/v1/files/{file_id}")
@@ -216,17 +228,15 @@ class TestReadAndDelete:
         assert store.list("files") == []
         assert code_of(client.get(f"/v1/files/{file_id}")) == (404, "file_not_found")
 
-    def test_content_that_was_lost_is_a_conflict(
-        self, upload: Upload, client: httpx.Client, services: Services
-    ) -> None:
-        file_id = upload(hourly_csv()).json()["id"]
+    def test_content_that_was_lost_is_a_conflict(self, keep: Keep, client: httpx.Client, services: Services) -> None:
+        file_id = keep()
         services.store.delete(f"files/{file_id}/raw")
         assert code_of(client.get(f"/v1/files/{file_id}/content")) == (409, "content_missing")
 
 
 class TestPaging:
-    def test_newest_first_page_by_page(self, upload: Upload, client: httpx.Client) -> None:
-        made = [upload(hourly_csv(), name=f"{i}.csv").json()["id"] for i in range(5)]
+    def test_newest_first_page_by_page(self, keep: Keep, client: httpx.Client) -> None:
+        made = [keep(name=f"{i}.csv") for i in range(5)]
         seen: list[str] = []
         after: dict[str, str] = {}
         while True:
@@ -253,7 +263,7 @@ def test_the_openai_client_works_unchanged(server: str, new_key: NewKey) -> None
         )
         assert made.expires_at == made.created_at + 3600
         assert openai.files.wait_for_processing(made.id).status == "processed"
-        assert openai.files.retrieve(made.id).sha256 == hashlib.sha256(data).hexdigest()  # type: ignore[attr-defined]
+        assert openai.files.retrieve(made.id).sha256 == hashlib.sha256(data).hexdigest()
         assert openai.files.content(made.id).read() == data
         openai.files.create(file=data, purpose="fine-tune")
         for item in openai.files.list(limit=1):  # deletes while it pages

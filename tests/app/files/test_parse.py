@@ -25,7 +25,7 @@ def read(settings: Settings, tmp_path: Path) -> Read:
         path.write_bytes(data)
         given = {"settings": settings, "filename": "x.csv", "options": ReadOptions()}
         command = {} if script is None else {"command": (sys.executable, "-c", script)}
-        with parsed(path, timeout_seconds=timeout_seconds, **given, **command) as result:  # type: ignore[arg-type]
+        with parsed(path, timeout_seconds=timeout_seconds, **given, **command) as result:
             assert result.series.stat().st_size > 0
             return result.reading
 

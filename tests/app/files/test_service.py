@@ -14,19 +14,16 @@ from app.ids import utc_now
 from app.services import Services
 from app.storage import series_key
 from app.tables import File, Job
-from tests.app.files.conftest import Upload, hourly_csv
+from tests.app.files.conftest import Keep, Upload, hourly_csv
 
 
 @pytest.fixture
-def make_pending(services: Services, upload: Upload) -> Callable[[bytes], str]:
+def make_pending(services: Services, keep: Keep) -> Callable[[bytes], str]:
     """A file as a large upload leaves it: stored, not read."""
 
     def make(data: bytes) -> str:
-        file_id = str(upload(hourly_csv()).json()["id"])
+        file_id = keep(data, status=UPLOADED, reading=None)
         services.store.delete(series_key(file_id))
-        services.store.put_bytes(f"files/{file_id}/raw", data)
-        with session_scope(services.engine) as session:
-            session.execute(update(File).values(status=UPLOADED, reading=None))
         return file_id
 
     return make
@@ -84,26 +81,26 @@ def add_job(services: Services, file_id: str, *, status: str) -> None:
 class TestDelete:
     @pytest.mark.parametrize("status", ["queued", "running", "paused", "cancelling"])
     def test_a_file_that_a_job_needs_stays(
-        self, services: Services, client: httpx.Client, upload: Upload, status: str
+        self, services: Services, client: httpx.Client, keep: Keep, status: str
     ) -> None:
-        file_id = upload(hourly_csv()).json()["id"]
+        file_id = keep()
         add_job(services, file_id, status=status)
         answer = client.delete(f"/v1/files/{file_id}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_in_use")
         assert f"ftjob-{status}" in answer.json()["error"]["message"]
         assert client.get(f"/v1/files/{file_id}/content").status_code == 200
 
-    def test_a_file_of_a_finished_job_goes(self, services: Services, client: httpx.Client, upload: Upload) -> None:
-        file_id = upload(hourly_csv()).json()["id"]
+    def test_a_file_of_a_finished_job_goes(self, services: Services, client: httpx.Client, keep: Keep) -> None:
+        file_id = keep()
         add_job(services, file_id, status="succeeded")
         assert client.delete(f"/v1/files/{file_id}").status_code == 200
 
 
 class TestSweeps:
     def test_expired_files_are_gone_at_once_and_swept_later(
-        self, services: Services, client: httpx.Client, upload: Upload
+        self, services: Services, client: httpx.Client, keep: Keep
     ) -> None:
-        expiring, kept, needed = (upload(hourly_csv()).json()["id"] for _ in range(3))
+        expiring, kept, needed = (keep() for _ in range(3))
         add_job(services, needed, status="running")
         with session_scope(services.engine) as session:
             past = utc_now() - timedelta(seconds=1)
@@ -113,9 +110,9 @@ class TestSweeps:
         assert {key.split("/")[1] for key in services.store.list("files")} == {kept, needed}
 
     def test_old_objects_without_a_file_are_removed(
-        self, services: Services, upload: Upload, monkeypatch: pytest.MonkeyPatch
+        self, services: Services, keep: Keep, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        kept = upload(hourly_csv()).json()["id"]
+        kept = keep()
         services.store.put_bytes("files/file-orphan/raw", b"x")
         assert service.remove_orphans(engine=services.engine, store=services.store) == 0
         monkeypatch.setattr(service, "ORPHAN_AGE", timedelta(seconds=-60))
