@@ -29,7 +29,7 @@ def score(
     source: Source, windows: Windows, scales: Scales, *, should_stop: Callable[[], str | None] = never_stop
 ) -> dict[str, Any]:
     """Metrics (tsfm.metrics) of a source on windows, in the user's units; `Cancelled` within one batch of a stop."""
-    errors = Errors(len(windows.frame), levels=source.levels)
+    errors = Errors(scales, levels=source.levels)
     for begin in range(0, len(windows), BATCH_SIZE):
         if reason := should_stop():
             raise Cancelled(f"Stopped while evaluating: {reason}.", code=reason)
@@ -37,7 +37,7 @@ def score(
         batch = windows.batch(indices)
         answer = source(batch, windows.prediction_length)
         errors.add(batch.series, windows.raw_target(indices), answer.point, answer.quantiles)
-    return errors.result(scales)
+    return errors.result()
 
 
 def score_rival(name: str, windows: Windows, scales: Scales, *, period: int) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def _scale(y: Floats, season: int) -> tuple[str | None, float, float]:
     for fallback, d in ((None, _differences(y, season)), ("lag_1", _differences(y, 1)), ("mean_absolute_value", y)):
         steps = np.abs(d[~np.isnan(d)])
         if len(steps) and steps.max() > 0:
-            return fallback, float(steps.mean()), float(np.sqrt(np.square(steps).mean()))
+            largest = float(steps.max())
+            return fallback, float(steps.mean()), largest * float(np.sqrt(np.square(steps / largest).mean()))
     return "one", 1.0, 1.0
 
 
@@ -71,10 +72,11 @@ def default_metric(share_of_zeros: float) -> str:
 
 
 class Errors:
-    """Sums over windows of forecasts in the user's units; `result` divides."""
+    """Sums over windows of forecasts in the user's units, kept relative to each series' scale; `result` divides."""
 
-    def __init__(self, num_series: int, *, levels: Sequence[float] = ()) -> None:
-        self.levels = np.asarray(levels, dtype=np.float64)
+    def __init__(self, scales: Scales, *, levels: Sequence[float] = ()) -> None:
+        num_series = len(scales.mase)
+        self.scales, self.levels = scales, np.asarray(levels, dtype=np.float64)
         self.absolute, self.squared = np.zeros(num_series), np.zeros(num_series)
         self.count, self.windows = np.zeros(num_series, dtype=np.int64), np.zeros(num_series, dtype=np.int64)
         self.pinball, self.target, self.covered = 0.0, 0.0, 0
@@ -83,8 +85,9 @@ class Errors:
         """`series` [B], `target` and `point` [B, H], `quantiles` [B, Q, H] at `levels`, or None."""
         observed = ~np.isnan(target)
         error = np.where(observed, target - point, 0.0)
-        np.add.at(self.absolute, series, np.abs(error).sum(axis=1))
-        np.add.at(self.squared, series, np.square(error).sum(axis=1))
+        scales = self.scales
+        np.add.at(self.absolute, series, np.abs(error / scales.mase[series, None]).sum(axis=1))
+        np.add.at(self.squared, series, np.square(error / scales.rmsse[series, None]).sum(axis=1))
         np.add.at(self.count, series, observed.sum(axis=1))
         np.add.at(self.windows, series, 1)
         if quantiles is None or not len(self.levels):
@@ -98,18 +101,23 @@ class Errors:
         inside = (target >= quantiles[:, 0]) & (target <= quantiles[:, -1])
         self.covered += int((inside & observed).sum())
 
-    def result(self, scales: Scales) -> dict[str, Any]:
-        """mase, rmsse, mae, mse, num_windows, num_series; with quantiles also wql and the outermost band's coverage."""
+    def result(self) -> dict[str, Any]:
+        """mase, rmsse, mae, mse, num_windows, num_series; with quantiles also wql and the outermost band's coverage.
+
+        `mse` is None where it exceeds float64 (values beyond 1e154).
+        """
         judged = self.count > 0
         if not judged.any():
             return {"num_windows": 0, "num_series": 0}
-        mae = self.absolute[judged] / self.count[judged]
-        mse = self.squared[judged] / self.count[judged]
+        mase = self.absolute[judged] / self.count[judged]
+        rmsse = np.sqrt(self.squared[judged] / self.count[judged])
+        with np.errstate(over="ignore"):
+            mse = float(np.square(rmsse * self.scales.rmsse[judged]).mean())
         answer: dict[str, Any] = {
-            "mase": float((mae / scales.mase[judged]).mean()),
-            "rmsse": float((np.sqrt(mse) / scales.rmsse[judged]).mean()),
-            "mae": float(mae.mean()),
-            "mse": float(mse.mean()),
+            "mase": float(mase.mean()),
+            "rmsse": float(rmsse.mean()),
+            "mae": float((mase * self.scales.mase[judged]).mean()),
+            "mse": mse if np.isfinite(mse) else None,
             "num_windows": int(self.windows.sum()),
             "num_series": int(judged.sum()),
         }

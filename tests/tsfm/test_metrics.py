@@ -65,10 +65,10 @@ class TestErrors:
     ONES = Scales(mase=np.array([2.0, 1.0]), rmsse=np.array([2.0, 1.0]), season=1, num_fallbacks={})
 
     def test_every_series_weighs_the_same(self) -> None:
-        errors = Errors(2)
+        errors = Errors(self.ONES)
         target = np.zeros((4, 2))
         errors.add(np.array([0, 0, 0, 1]), target, np.array([[4.0, 4.0]] * 3 + [[6.0, 6.0]]), None)
-        found = errors.result(self.ONES)
+        found = errors.result()
         assert found["mae"] == 5.0
         assert found["mase"] == (2.0 + 6.0) / 2
         assert found["rmsse"] == (2.0 + 6.0) / 2
@@ -76,22 +76,29 @@ class TestErrors:
         assert "wql" not in found
 
     def test_missing_targets_count_nowhere(self) -> None:
-        errors = Errors(2, levels=(0.1, 0.9))
+        errors = Errors(self.ONES, levels=(0.1, 0.9))
         target = np.array([[1.0, np.nan]])
         errors.add(np.array([0]), target, np.array([[2.0, 99.0]]), np.array([[[0.0, 0.0], [3.0, 3.0]]]))
-        found = errors.result(self.ONES)
+        found = errors.result()
         assert found["mae"] == 1.0
         assert found["num_series"] == 1
         assert found["coverage"] == {"80": 1.0}
 
     def test_wql_is_twice_the_pinball_loss_over_the_level_of_the_targets(self) -> None:
-        errors = Errors(1, levels=(0.5,))
+        one = Scales(mase=np.ones(1), rmsse=np.ones(1), season=1, num_fallbacks={})
+        errors = Errors(one, levels=(0.5,))
         errors.add(np.array([0]), np.array([[10.0, 10.0]]), np.array([[8.0, 12.0]]), np.array([[[8.0, 12.0]]]))
-        found = errors.result(Scales(mase=np.ones(1), rmsse=np.ones(1), season=1, num_fallbacks={}))
-        assert found["wql"] == pytest.approx(0.2)
+        assert errors.result()["wql"] == pytest.approx(0.2)
+
+    def test_values_whose_square_overflows_still_have_scaled_errors(self) -> None:
+        huge = Scales(mase=np.array([1e200]), rmsse=np.array([1e200]), season=1, num_fallbacks={})
+        errors = Errors(huge)
+        errors.add(np.array([0]), np.array([[1e200]]), np.array([[3e200]]), None)
+        found = errors.result()
+        assert (found["mase"], found["rmsse"], found["mse"]) == (2.0, 2.0, None)
 
     def test_nothing_judged_says_so(self) -> None:
-        assert Errors(2).result(self.ONES) == {"num_windows": 0, "num_series": 0}
+        assert Errors(self.ONES).result() == {"num_windows": 0, "num_series": 0}
 
 
 def test_frame_fixture_has_missing_values() -> None:
