@@ -109,8 +109,17 @@ class Diagnosis:
             column=name,
             value="stamp",
         )
+        midnight = "regexp_matches(stamp, '[T ]24(:00)*$')"
         self._listed(
-            "ts IS NULL AND stamp IS NOT NULL",
+            f"ts IS NULL AND stamp IS NOT NULL AND {midnight}",
+            "invalid_timestamp",
+            "There is no hour 24.",
+            "Count hours from 0, or write midnight as 00:00 of the next day.",
+            column=name,
+            value="stamp",
+        )
+        self._listed(
+            f"ts IS NULL AND stamp IS NOT NULL AND NOT {midnight}",
             "invalid_timestamp",
             f"This is no time in the form {expected} that the column has.",
             _TIME_FIX,

@@ -80,6 +80,8 @@ def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeT
     skipped = text[:blank].count("\n")
     text = text[blank:]
     delimiter = _delimiter(text)
+    if whole:
+        _refuse_open_quote(text, delimiter, skipped)
     records, line_numbers = _records(text, delimiter, _HEAD_ROWS)
     first, data = records[0], [r for r in records[1:] if any(cell.strip() for cell in r) or len(r) > 1]
     if len(first) > max_columns:
@@ -128,6 +130,25 @@ def _records(text: str, delimiter: str, most: int) -> tuple[list[list[str]], lis
         # A cell beyond Python's limit: what was read so far is sample enough; DuckDB reports the place.
         pass
     return records or [[text[:200]]], lines or [1]
+
+
+def _refuse_open_quote(text: str, delimiter: str, skipped: int) -> None:
+    """A double quote that opens and never closes swallows the rest of the file: name the line where it opens."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 0
+    try:
+        for _ in reader:
+            line = reader.line_num
+    except csv.Error as error:
+        if "unexpected end" not in str(error):
+            return
+        raise refusal(
+            "open_quote",
+            f"A double quote opens on line {skipped + line + 1} and never closes.",
+            "Close it, or double it where it is part of the text.",
+            row=skipped + line + 1,
+            value=text.splitlines()[line][:120],
+        ) from error
 
 
 def _delimiter(text: str) -> str:

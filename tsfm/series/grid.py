@@ -18,6 +18,8 @@ _FIT = 0.95
 _EXACT = 0.5
 """Share of steps that must be exactly one step, for a frequency nobody named."""
 _VOTERS = 25
+_JUDGED = 8192
+"""Points from which one series' frequency is judged; all of them are then laid on its grid."""
 _HOUR = DAY // 24
 
 
@@ -87,7 +89,8 @@ def infer(times: Times) -> Frequency | None:
 
 def classify(values: Micros, timezone: str | None) -> Frequency | None:
     """The frequency of one sorted series: calendar classes first, then the commonest difference. None if irregular."""
-    values = np.unique(values)
+    values = values[:_JUDGED]
+    values = values[np.diff(values, prepend=values[0] - 1) > 0]
     if len(values) < 2:
         return None
     wall = zones.to_local(values, timezone)
@@ -121,10 +124,13 @@ def lay(times: Times, freq: Frequency) -> Fit:
     begins = times.begins
     phase = np.mod(counts, freq.stride)
     off = (inside != inside[begins][owner]) | (phase != phase[begins][owner])
-    if freq.is_calendar and times.timezone is not None:
-        # A day whose midnight the clock skipped starts an hour late.
-        near = np.abs(inside - inside[begins][owner]) <= 2 * _HOUR
-        off &= ~near | (phase != phase[begins][owner])
+    if freq.is_calendar and times.timezone is not None and "/" in times.timezone:
+        # A day whose midnight the clock skipped starts an hour late, and stands for that day all the same.
+        late = (np.abs(inside - inside[begins][owner]) <= 2 * _HOUR) & (phase == phase[begins][owner])
+        first_of_step = np.ones(len(counts), dtype=np.bool_)
+        first_of_step[1:] = counts[1:] != counts[:-1]
+        first_of_step[begins] = True
+        off &= ~(late & first_of_step)
     for i in np.unique(owner[off]):
         # The first time of a series may be the stray one: judge by the commonest place instead.
         part = slice(int(begins[i]), int(begins[i] + times.counts[i]))

@@ -141,13 +141,18 @@ def _duplicates(
     ends = np.cumsum(times.counts)
     keys = [(names[int(np.searchsorted(ends, i, side="right"))], int(times.values[i])) for i in at]
     count = int(same.sum())
-    if count and policy == "error":
+    if count and policy == "error" and not clock.missing:
+        reason = "This time occurs more than once in its series."
+        if clock.doubled:
+            reason = f"This time occurs more than once; the clock of {clock.timezone} shows one hour a year twice."
         found.at_times(
             keys,
             count=count,
             code="duplicate_timestamps",
-            reason="This time occurs more than once in its series.",
-            fix="Remove the repeated rows, or say duplicates: first, last, mean or sum.",
+            reason=reason,
+            fix="Write offsets from UTC, remove rows, or say duplicates: first, last, mean or sum."
+            if clock.doubled
+            else "Remove the repeated rows, or say duplicates: first, last, mean or sum.",
         )
     shown = frequencies.format_micros(
         np.array([t for _, t in keys], dtype=np.int64), clock.timezone, integer=clock.is_integer
@@ -227,7 +232,9 @@ def _grid(
             count=len(off),
             code="off_grid",
             reason=f"This time does not lie on the regular grid ({chosen.alias}) of its series.",
-            fix="Correct it, resample the series, or say the freq that holds.",
+            fix="Say timezone, so that days begin with the clock of the place."
+            if found.clock.several_offsets and chosen.is_calendar
+            else "Correct it, resample the series, or say the freq that holds.",
         )
     short = int((times.counts < 3).sum())
     if short and len(times.counts) > 1:
@@ -291,7 +298,7 @@ def _check_content(
         what = "columns" if plan.layout is Layout.WIDE else "series"
         raise refusal(
             "all_missing",
-            f"{len(empty):,} {what} hold no number at all: {listed}.",
+            f"These {what} hold no number at all ({len(empty):,}): {listed}.",
             "Leave them out (target_columns), or fill them in.",
             column=str(empty[0][0]),
         )

@@ -250,10 +250,13 @@ def _find_targets(plan: Plan, free: Sequence[Column]) -> tuple[int, ...]:
         numbers = [c for c in free if c.kind is Kind.EMPTY]
     if not numbers:
         listed = ", ".join(repr(c.name) for c in free) or "none is left"
+        spaced = len(free) == 1 and len(free[0].name.split()) > 1 and plan.time.columns == ()
         raise refusal(
             "no_target",
             f"No column holds numbers to forecast (candidates: {listed}).",
-            "Say target_columns, or send numbers with a decimal point.",
+            "Separate columns by commas, semicolons, tabs or bars; blanks do not count."
+            if spaced
+            else "Say target_columns, or send numbers with a decimal point.",
             param="target_columns",
         )
     for chosen in (

@@ -25,6 +25,9 @@ class Clock:
         self.missing: list[tuple[int, int]] = []
         """Wall-clock spans that never were, where the file has times in them."""
         time = plan.time
+        self.several_offsets = False
+        self.doubled = 0
+        """Times in an hour that the zone's clock showed twice."""
         self.is_integer = time.format.is_integer and plan.header_stamps is None
         self.wall_sql = time.sql() if time.columns else "NULL"
         self.sql = self.wall_sql
@@ -48,6 +51,7 @@ class Clock:
         count, low = table.ask(f"count(DISTINCT {minutes}), min({minutes}) FILTER ({self.wall_sql} IS NOT NULL)")
         if count == 1 and low is not None:
             return zones.canonical(f"{'-' if low < 0 else '+'}{abs(low) // 60:02d}:{abs(low) % 60:02d}")
+        self.several_offsets = True
         self.warnings.append(
             "Times carry several offsets from UTC and are kept in UTC; say timezone to follow the clock of a place."
         )
@@ -71,6 +75,7 @@ class Clock:
         doubled, never = table.ask(
             f"count(*) FILTER ({_within(wall, repeats)}), count(*) FILTER ({_within(wall, skipped)})"
         )
+        self.doubled = int(doubled)
         if doubled:
             self.warnings.append(
                 f"{doubled} times lie in the hour that the clock of {zone} showed twice and are read as the first; "

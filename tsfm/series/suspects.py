@@ -15,20 +15,25 @@ def find(con: duck.Connection, parquet: Path) -> list[dict[str, Any]]:
     """Suspect values by series, commonest first: known codes outside what the series otherwise holds, and any value
     repeated at the far end of a series."""
     known = ", ".join(repr(v) for v in _KNOWN)
-    source = f"read_parquet({duck.quote(str(parquet.resolve()))})"
+    source = (
+        f"(SELECT item_id, target AS y FROM read_parquet({duck.quote(str(parquet.resolve()))}) WHERE isfinite(target))"
+    )
+    # The three smallest (largest) values are equal where an end of the series is repeated; few series pass this sieve.
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE sifted AS SELECT * FROM (
+            SELECT item_id, min(y, 3) AS low, max(y, 3) AS high, count(*) FILTER (y IN ({known})) AS codes
+            FROM {source} GROUP BY item_id
+        ) WHERE codes > 0 OR (low[1] = low[3] AND low[1] < high[1]) OR (high[1] = high[3] AND low[1] < high[1])
+    """)
     rows = con.execute(f"""
-        WITH points AS (SELECT item_id, target AS y FROM {source} WHERE target IS NOT NULL AND isfinite(target)),
-        ends AS (SELECT item_id, min(y) AS low, max(y) AS high FROM points GROUP BY item_id),
-        counted AS (
-            SELECT item_id, y, count(*) AS n, y IN ({known}) AS known
-            FROM points JOIN ends USING (item_id)
-            WHERE y IN ({known}) OR y = low OR y = high GROUP BY item_id, y
+        WITH points AS (SELECT p.*, s.low[1] AS low, s.high[1] AS high FROM {source} p JOIN sifted s USING (item_id)),
+        codes AS (
+            SELECT item_id, y, count(*) AS n, y IN ({known}) AS known FROM points
+            WHERE y IN ({known}) OR y = low OR y = high GROUP BY item_id, y HAVING known OR n >= 3
         ),
-        codes AS (SELECT * FROM counted WHERE known OR n >= 3),
         rest AS (
             SELECT p.item_id, min(p.y) AS low, max(p.y) AS high, count(*) AS n
-            FROM points p LEFT JOIN codes c ON c.item_id = p.item_id AND c.y = p.y
-            WHERE p.item_id IN (SELECT item_id FROM codes) AND c.y IS NULL GROUP BY p.item_id
+            FROM points p ANTI JOIN codes c ON c.item_id = p.item_id AND c.y = p.y GROUP BY p.item_id
         )
         SELECT c.item_id, c.y, c.n, c.known, r.low, r.high, r.n FROM codes c JOIN rest r USING (item_id)
         ORDER BY c.n DESC, c.item_id, c.y
