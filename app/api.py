@@ -10,13 +10,13 @@ from fastapi import APIRouter, FastAPI
 from app.health import router as health_router
 
 _NATIVE: tuple[str, ...] = (
+    "app.forecasts.endpoints",  # first: routes are matched in order, and this one is asked most
     "app.files.endpoints",
     "app.jobs.endpoints",
     "app.auth.endpoints",
     "app.usage",
     "app.registry.endpoints",
     "app.backbones.endpoints",
-    "app.forecasts.endpoints",
 )
 
 
