@@ -69,7 +69,7 @@ def show(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json =
             version["digest"][:19],
             (version["verdict"] or {}).get("reason"),
         )
-    print_table(shown)
+    print_table(shown, fold=True)
 
 
 @app.command("promote")

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from app.cli.client import CommandError, Refused
 
@@ -17,7 +18,7 @@ out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 PROBLEM_COLUMNS = ("row", "column", "param", "value", "reason", "message", "fix")
-PIPE_WIDTH = 400
+FULL_WIDTH = 500
 METRICS = (("mase", "MASE"), ("mae", "MAE"), ("wql", "WQL"))
 SERIES_SHOWN = 5
 
@@ -26,8 +27,8 @@ def say(message: str) -> None:
     err.print(escape(message))
 
 
-def print_json(value: Any, *, to_stderr: bool = False) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2), err=to_stderr)
+def print_json(value: Any, *, to_stderr: bool = False, indent: int | None = 2) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=indent), err=to_stderr)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -38,9 +39,17 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
-def print_table(shown: Table) -> None:
-    """In a pipe nothing is folded to the width of a terminal that is not there."""
-    out.print(shown, width=None if out.is_terminal else PIPE_WIDTH)
+def print_table(shown: Table, *, to: Console = out, fold: bool = False) -> None:
+    """Ids and names stay whole, so that they can be copied: a row that is too long is left to the terminal to wrap.
+
+    `fold` breaks long cells instead, where they hold sentences; in a pipe nothing is ever folded.
+    """
+    if fold and to.is_terminal:
+        to.print(shown)
+    else:
+        options = to.options.update(width=FULL_WIDTH, max_width=FULL_WIDTH)
+        for line in to.render_lines(shown, options, pad=False):
+            to.print(Text.assemble(*((part.text, part.style or "") for part in line)), overflow="ignore", no_wrap=True)
 
 
 def row(target: Table, *cells: Any, style: str | None = None) -> None:
@@ -87,7 +96,7 @@ def _print_problems(problems: Sequence[Mapping[str, Any]], total: int) -> None:
     shown = table(*columns)
     for problem in problems:
         row(shown, *(problem.get(name) for name in columns))
-    err.print(shown)
+    print_table(shown, to=err, fold=True)
     if total > len(problems):
         err.print(f"  … and {total - len(problems)} more")
 

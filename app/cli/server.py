@@ -26,7 +26,7 @@ def serve(
     with service(home=home, host=host, port=port, say=say) as (running, supervisor):
         if as_json:
             key_file = str(running.key_file) if running.key_file else None
-            print_json({"url": running.url, "home": str(running.home), "key_file": key_file})
+            print_json({"url": running.url, "home": str(running.home), "key_file": key_file}, indent=None)
         else:
             key = f"$(cat '{_shown(running.key_file)}')" if running.key_file else "$TEMPER_API_KEY"
             say(f"Temper is ready at {running.url}   (logs: {_shown(running.home / 'logs')})")

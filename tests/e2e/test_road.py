@@ -1,0 +1,244 @@
+"""The main road, by real processes: serve, fine-tune, forecast; and `serve` under bad circumstances."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.architecture.repo import ROOT
+from tests.e2e.live import Live, environment, run, serving, stop
+
+WAIT_SECONDS = 60.0
+QUICK = ("--set", "max_epochs=2", "--set", "learning_rate=0.001", "--set", "max_windows_per_epoch=64")
+PASSENGERS = ROOT / "examples" / "air_passengers.csv"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with serving(tmp_path_factory.mktemp("e2e") / "home") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def job(live: Live) -> dict[str, object]:
+    done = live.temper("finetune", str(PASSENGERS), "--prediction-length", "12", *QUICK, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def test_the_job_is_judged(job: dict[str, object]) -> None:
+    assert job["status"] == "succeeded"
+    names = {candidate["name"] for candidate in job["candidates"]}  # type: ignore[attr-defined]  # JSON
+    assert names == {"tuned", "zero_shot", "naive", "seasonal_naive", "window_mean"}
+    assert job["verdict"]["reason"]  # type: ignore[index]  # JSON
+    assert job["gate"] is None
+
+
+def test_the_tuned_model_forecasts_the_next_year(live: Live, job: dict[str, object], tmp_path: Path) -> None:
+    output = tmp_path / "forecast.csv"
+    done = live.temper("forecast", f"{job['fine_tuned_model']}@1", "--levels", "80", "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    with output.open() as source:
+        rows = list(csv.DictReader(source))
+    assert [row["timestamp"][:10] for row in rows[:2]] == ["1961-01-01", "1961-02-01"]
+    assert len(rows) == 12
+    assert all(float(row["lo-80"]) <= float(row["mean"]) <= float(row["hi-80"]) for row in rows)
+
+
+def test_our_csv_is_the_service_s_csv(live: Live, job: dict[str, object], tmp_path: Path) -> None:
+    output = tmp_path / "forecast.csv"
+    model = f"{job['fine_tuned_model']}@1"
+    live.temper("forecast", model, "--levels", "80", "--quantile-levels", "0.1", "-o", str(output))
+    key = (live.home / "api_key").read_text().strip()
+    answer = httpx.post(
+        f"{live.url}/v1/forecast",
+        headers={"authorization": f"Bearer {key}", "accept": "text/csv"},
+        json={"model": model, "levels": [80], "quantile_levels": [0.1]},
+        timeout=60.0,
+    )
+    assert output.read_text().splitlines()[0] == answer.text.splitlines()[0]
+    assert len(output.read_text().splitlines()) == len(answer.text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (("jobs", "list"), "succeeded"),
+        (("models", "list"), "ft:temper-tiny:local:"),
+        (("models", "list", "--all"), "seasonal_naive"),
+        (("backbones",), "temper-tiny"),
+        (("files", "list"), "air_passengers.csv"),
+        (("keys", "list"), "first key"),
+        (("forecast", "naive", "--file", str(PASSENGERS), "--prediction-length", "2"), "432"),
+    ],
+)
+def test_lists_show_what_is_there(live: Live, job: dict[str, object], command: tuple[str, ...], shown: str) -> None:
+    done = live.temper(*command)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    as_json = live.temper(*command, "--json")
+    assert shown in json.dumps(json.loads(as_json.stdout))
+
+
+def test_a_job_can_be_looked_at(live: Live, job: dict[str, object]) -> None:
+    shown = live.temper("jobs", "show", str(job["id"]))
+    assert "vs zero-shot" in shown.stdout
+    events = live.temper("jobs", "events", str(job["id"]))
+    followed = live.temper("jobs", "events", str(job["id"]), "--follow")
+    last = events.stdout.strip().splitlines()[-1].split("  ")[-1]
+    assert last in followed.stdout
+
+
+def test_promoting_is_one_command(live: Live, job: dict[str, object]) -> None:
+    name = str(job["fine_tuned_model"])
+    assert live.temper("models", "promote", name, "1", "--alias", "champion").returncode == 0
+    assert "champion" in live.temper("models", "show", name).stdout
+    refused = live.temper("models", "promote", name, "7")
+    assert refused.returncode == 1
+    assert "error:" in refused.stderr
+
+
+def test_a_download_is_a_whole_archive(live: Live, job: dict[str, object], tmp_path: Path) -> None:
+    archive = tmp_path / "model.zip"
+    done = live.temper("models", "download", str(job["fine_tuned_model"]), "1", "-o", str(archive))
+    assert done.returncode == 0, done.stderr
+    assert archive.read_bytes().startswith(b"PK")
+
+
+def test_keys_are_made_and_revoked(live: Live) -> None:
+    made = json.loads(live.temper("keys", "create", "ci", "--scope", "forecast", "--json").stdout)
+    headers = {"authorization": f"Bearer {made['key']}"}
+    assert httpx.get(f"{live.url}/v1/jobs", headers=headers).status_code == 403
+    assert live.temper("keys", "revoke", made["id"]).returncode == 0
+    assert httpx.get(f"{live.url}/v1/jobs", headers=headers).status_code == 401
+
+
+def test_a_refusal_is_readable_and_has_its_exit_code(live: Live, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.csv"
+    broken.write_text("timestamp,target\n2024-01-01,1\n2024-01-02,two\n2024-01-03,3\n")
+    done = live.temper("files", "upload", str(broken))
+    assert done.returncode == 1
+    assert "two" in done.stderr
+    as_json = live.temper("files", "upload", str(broken), "--json")
+    assert json.loads(as_json.stderr)["error"]["details"]["num_problems"] == 1
+    assert as_json.stdout == ""
+
+
+def test_unknown_names_are_answered_with_the_known_ones(live: Live) -> None:
+    done = live.temper("finetune", str(PASSENGERS), "--prediction-length", "12", "--method", "magic")
+    assert done.returncode == 1
+    assert "sff" in done.stderr
+
+
+def test_the_home_is_private(live: Live) -> None:
+    assert stat.S_IMODE(live.home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((live.home / "api_key").stat().st_mode) == 0o600
+
+
+def test_a_second_service_in_the_same_home_is_refused(live: Live) -> None:
+    done = run("serve", "--home", str(live.home), "--port", "0", environment=live.environment)
+    assert done.returncode == 1
+    assert f"(process {live.process.pid})" in done.stderr
+    assert httpx.get(f"{live.url}/healthz").status_code == 200
+
+
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        home = tmp_path / "home"
+        done = run("serve", "--home", str(home), "--port", port, environment=environment(home))
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    env = environment(tmp_path, {"TEMPER_LEASE_SECONDS": "soon"})
+    done = run("serve", "--home", str(tmp_path / "home"), "--port", "0", environment=env)
+    assert done.returncode == 1
+    assert "TEMPER_LEASE_SECONDS" in done.stderr
+
+
+def test_without_a_service_the_exit_code_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    done = run("jobs", "list", "--url", url, environment=environment(tmp_path))
+    assert done.returncode == 3
+    assert "temper serve" in done.stderr
+
+
+def processes_of(home: Path) -> list[int]:
+    """Everything alive whose environment or command line names this home."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            named = str(home).encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            alive = (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            continue
+        if named and alive and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_a_second_home_is_undisturbed_and_nothing_is_left_behind(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("raise RuntimeError('not this package: it only lies here')")
+    home = tmp_path / "second home"
+    with serving(home, cwd=tmp_path) as other:
+        assert (other.home / "api_key").read_text() != (live.home / "api_key").read_text()
+        gateway = _pid_of(home, "app.cli.gateway")
+        os.kill(gateway, signal.SIGKILL)
+        wait_for(lambda: _pid_of(home, "app.cli.gateway") not in (0, gateway))
+        wait_for(lambda: _ready(other.url))
+        assert json.loads(other.temper("jobs", "list", "--json").stdout) == []
+        assert httpx.get(f"{live.url}/readyz").status_code == 200
+        assert stop(other.process) == 0
+    assert processes_of(home) == []
+    assert not (home / "address").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with serving(home) as service:
+        service.process.kill()
+        service.process.wait()
+        wait_for(lambda: processes_of(home) == [])
+    with serving(home) as again:
+        assert _ready(again.url)
+
+
+def _pid_of(home: Path, module: str) -> int:
+    for pid in processes_of(home):
+        try:
+            words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if module.encode() in words and b"app.cli.attach" not in words:
+            return pid
+    return 0
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200
+    except httpx.TransportError:
+        return False
