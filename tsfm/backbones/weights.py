@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -78,8 +77,3 @@ def _find(spec: BackboneSpec, weights_dir: Path | None) -> Path:
     where = f"put {WEIGHTS} and {CONFIG} into {places[-1]}" if weights_dir is not None else "give weights_dir"
     source = f" (published at {spec.repo}, revision {spec.revision})" if spec.repo else ""
     raise WeightsError(f"The pretrained weights of {spec.name} are not on this machine{source}: {where}.")
-
-
-def config_of(model: Backbone) -> dict[str, Any]:
-    """The constructor values a stored artifact needs to rebuild the network."""
-    return dict(model.config)
