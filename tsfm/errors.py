@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the names are the words users read in `code`; "Error" would add nothing
 """What can go wrong in the numerical core, drawn as a tree.
 
     TemperError                 everything below; carries `code`, `param` and JSON-ready `details`
