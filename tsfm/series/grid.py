@@ -97,9 +97,12 @@ def classify(values: Micros, timezone: str | None) -> Frequency | None:
     span = _mode(np.diff(wall))
     candidates: list[Frequency] = []
     if span >= 28 * DAY:
-        for unit in (Unit.MONTH_START, Unit.MONTH_END):
-            counts, _ = Frequency(unit=unit).ordinals(wall)
-            candidates.append(frequencies.parse(f"{max(_mode(np.diff(counts)), 1)}{unit.value}"))
+        months, into = Frequency(unit=Unit.MONTH_START).ordinals(wall)
+        _, left = Frequency(unit=Unit.MONTH_END).ordinals(wall)
+        step = max(_mode(np.diff(months)), 1)
+        ends = np.median(left) <= DAY and np.median(into) >= DAY
+        sides = (Unit.MONTH_END, Unit.MONTH_START) if ends else (Unit.MONTH_START,)
+        candidates.extend(frequencies.parse(f"{step}{side.value}") for side in sides)
     if span % (7 * DAY) == 0:
         weekday = int(np.bincount(_weekdays(wall), minlength=7).argmax())
         candidates.append(Frequency(unit=Unit.WEEK, multiple=span // (7 * DAY), weekday=weekday))

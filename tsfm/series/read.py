@@ -219,7 +219,7 @@ def _grid(
             warnings.append(f"freq {given.alias!r} was asked; the times lie on {chosen.alias!r}, which is used.")
     if chosen is None:
         found.problems.refuse()
-        raise _irregular(times, names)
+        raise _irregular(found, times, names)
     fit = grid.lay(times, chosen)
     if given is None:
         _check_agreement(found, times, names, fit)
@@ -254,7 +254,7 @@ def _check_agreement(found: diagnose.Diagnosis, times: Times, names: Sequence[st
         return
     found.problems.refuse()
     if len(times.counts) == 1:
-        raise _irregular(times, names)
+        raise _irregular(found, times, names)
     listed = ", ".join(f"{name!r} ({alias})" for name, alias in others[:MOST_LISTED])
     raise DataError(
         f"Most series step by {fit.freq.alias}, but {len(others):,} do not: {listed}. Send series of one frequency per "
@@ -265,7 +265,7 @@ def _check_agreement(found: diagnose.Diagnosis, times: Times, names: Sequence[st
     )
 
 
-def _irregular(times: Times, names: Sequence[str]) -> DataError:
+def _irregular(found: diagnose.Diagnosis, times: Times, names: Sequence[str]) -> DataError:
     longest = int(times.counts.argmax())
     if times.counts[longest] < 2:
         return refusal(
@@ -280,7 +280,9 @@ def _irregular(times: Times, names: Sequence[str]) -> DataError:
     return refusal(
         "irregular_timestamps",
         f"Times of {names[longest]!r} follow no regular step; the commonest differences are {common}.",
-        "Resample the series to a regular step, or say the freq on whose grid they lie.",
+        "Say timezone, so that days begin with the clock of the place."
+        if found.clock.several_offsets
+        else "Resample the series to a regular step, or say the freq on whose grid they lie.",
         param="freq",
     )
 

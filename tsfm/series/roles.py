@@ -216,7 +216,7 @@ def _choose_id(
     names = [c.name for c in (unique or [c for c, _, _ in varying])]
     raise DataError(
         f"Times repeat, so the file holds several series, and {', '.join(map(repr, names))} could name them. Say "
-        "id_column (join columns into one where it takes several), or target_columns to read a single series.",
+        "id_column (join columns into one where it takes several).",
         code="ambiguous_id_column",
         param="id_column",
         details={"candidates": names},
