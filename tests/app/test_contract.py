@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
-MAX_EXAMPLES = 10
+MAX_EXAMPLES = 6
 
 
 def test_no_route_breaks(server: str, client: httpx.Client) -> None:
