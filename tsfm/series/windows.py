@@ -11,7 +11,7 @@ from tsfm.series.split import Block, Split
 Ints = NDArray[np.int64]
 
 _FLAT = 1e-13
-"""A context whose spread is below this share of its level is constant up to rounding: its scale is 1."""
+"""No scale is below this share of the context's level: under it stands rounding, not spread."""
 _BOUND = np.float32(1e18)
 """Scaled values stop here, so that the square of one wild target after a nearly constant context stays finite."""
 
@@ -146,8 +146,12 @@ def _location_and_scale(context: NDArray[np.float64]) -> tuple[NDArray[np.float6
     loc = loc + correction
     centred = np.where(observed, centred - correction[:, None], 0.0)
     scale = np.sqrt(np.square(centred).sum(axis=1) / count)
-    level = np.max(np.where(observed, np.abs(context), 0.0), axis=1, initial=0.0)
-    return loc, np.where(scale > _FLAT * level, scale, 1.0)
+    low = np.min(np.where(observed, context, np.inf), axis=1, initial=np.inf)
+    high = np.max(np.where(observed, context, -np.inf), axis=1, initial=-np.inf)
+    floor = _FLAT * np.maximum(np.abs(low), np.abs(high))
+    constant = low >= high
+    loc = np.where(low == high, low, loc)
+    return loc, np.where(constant, 1.0, np.maximum(scale, np.where(constant, 1.0, floor)))
 
 
 def _take(frame: SeriesFrame, series: Ints, origin: Ints, *, before: int, after: int) -> NDArray[np.float64]:
