@@ -96,7 +96,7 @@ def parse_json(body: bytes, *, max_series: int) -> ForecastRequest:
     try:
         sent = ForecastIn.model_validate_json(body)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
+        raise RequestValidationError(_problems(error)) from error
     if sent.series is not None and sent.file is not None:
         raise ApiError(422, "ambiguous_history", "Give the history as `series` or as `file`, not both.", param="file")
     history: History = TrainingHistory()
@@ -118,6 +118,17 @@ def parse_json(body: bytes, *, max_series: int) -> ForecastRequest:
         history=history,
         item_ids=tuple(sent.item_ids) if sent.item_ids else None,
     )
+
+
+def _problems(error: ValidationError) -> list[dict[str, Any]]:
+    """pydantic's findings; a wrong `start`, which may be of two types, is one finding at `start` itself."""
+    found: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for problem in error.errors(include_url=False, include_input=False):
+        place = problem["loc"]
+        if "start" in place:
+            place = place[: place.index("start") + 1]
+        found.setdefault(place, {**problem, "loc": place})
+    return list(found.values())
 
 
 def _inline(series: list[SeriesIn], timezone: str | None) -> InlineHistory:

@@ -3,18 +3,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from app.registry.names import MAX_NAME_CHARS
 from app.schemas import RequestModel, ResponseModel
 
 MAX_POINTS = 1_000_000
+MAX_INDEX = 2**53
+"""Largest integer that every JSON reader keeps exact."""
 ItemId = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+def _within_json(start: str | int | None) -> str | int | None:
+    if isinstance(start, int) and abs(start) > MAX_INDEX:
+        raise ValueError("an integer start lies between -2^53 and 2^53")
+    return start
 
 
 class SeriesIn(RequestModel):
     item_id: ItemId | None = Field(default=None, description="Defaults to the series' place in the list: 0, 1, …")
-    start: str | int | None = Field(
+    start: Annotated[str | int | None, AfterValidator(_within_json)] = Field(
         default=None, description="ISO 8601 time of the first value; an integer or nothing for an integer index."
     )
     freq: str | None = Field(default=None, max_length=32, description="For example h, 15min, D, W-SUN, MS.")

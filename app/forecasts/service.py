@@ -14,6 +14,7 @@ from app.auth.keys import Principal
 from app.errors import ApiError
 from app.forecasts.history import HistoryReader, selected
 from app.forecasts.levels import NO_LEVELS, Levels
+from app.forecasts.limits import check_calendar, check_covariates, check_size, resolve_prediction_length
 from app.forecasts.parse import (
     BodyHistory,
     FileHistory,
@@ -27,7 +28,6 @@ from app.registry.directory import SourceKind, Target
 from app.registry.state import RegistryState
 from app.services import Services
 from app.settings import Settings
-from tsfm import catalog
 from tsfm.errors import ConfigError
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import BatcherConfig, OverloadedError
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from app.forecasts.engine import Engine
 
 T = TypeVar("T")
-MAX_VALUES = 10_000_000
-"""Numbers in one answer: series x steps x (1 + levels)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +70,12 @@ class ForecastService:
     async def forecast(self, principal: Principal, request: ForecastRequest) -> ForecastResult:
         """Raises `ApiError` or a core error; see the statuses of the route."""
         target = await self._registry.directory.target(principal.tenant_id, request.model)
-        _check_covariates(target, request)
-        prediction_length = _prediction_length(target, request, self._settings.max_prediction_length)
+        check_covariates(target, request)
+        prediction_length = resolve_prediction_length(target, request, self._settings.max_prediction_length)
         frame = selected(await self._frame(principal, request, target), request.item_ids)
         check_num_series(len(frame), self._settings.max_forecast_series)
-        _check_size(len(frame), prediction_length, request.levels)
+        check_size(len(frame), prediction_length, request.levels)
+        check_calendar(frame, prediction_length)
         levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
         return ForecastResult(
             target=target, frame=frame, levels=levels, numbers=_with_freq_note(numbers, target, frame)
@@ -128,53 +127,6 @@ def _open_engine(settings: Settings, registry: RegistryState) -> "Engine":
     )
     engine.start()
     return engine
-
-
-def _check_covariates(target: Target, request: ForecastRequest) -> None:
-    """Covariates are used or refused, never dropped."""
-    match request.history:
-        case InlineHistory(num_covariates=count):
-            given = count
-        case BodyHistory(options=options):
-            given = len(options.past_covariate_columns) + len(options.future_covariate_columns)
-        case _:
-            given = 0
-    if given:
-        raise ApiError(
-            422,
-            "covariates_unsupported",
-            f"{target.source.name} forecasts from the target alone: leave the covariates out.",
-            param="past_covariates",
-        )
-
-
-def _prediction_length(target: Target, request: ForecastRequest, most: int) -> int:
-    steps = request.prediction_length or target.prediction_length
-    if steps is None:
-        message = f"{target.model} was not tuned for a horizon: give prediction_length."
-        raise ApiError(422, "missing_field", message, param="prediction_length")
-    if target.source.kind is not SourceKind.RIVAL:
-        most = min(most, catalog.backbone(target.source.name).max_prediction_length)
-    if steps > most:
-        raise ApiError(
-            422,
-            "prediction_length_too_long",
-            f"{target.model} forecasts at most {most} steps, not {steps}.",
-            param="prediction_length",
-            details={"max_prediction_length": most},
-        )
-    return steps
-
-
-def _check_size(num_series: int, prediction_length: int, levels: Levels) -> None:
-    values = num_series * prediction_length * (1 + len(levels.units))
-    if values > MAX_VALUES:
-        raise ApiError(
-            422,
-            "forecast_too_large",
-            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series.",
-            param="series",
-        )
 
 
 def _training_file(target: Target) -> str:
