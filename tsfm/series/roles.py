@@ -259,10 +259,15 @@ def _find_targets(plan: Plan, free: Sequence[Column]) -> tuple[int, ...]:
             else "Say target_columns, or send numbers with a decimal point.",
             param="target_columns",
         )
-    for chosen in (
-        [c for c in numbers if c.names_target],
-        [c for c in numbers if c.names_value] if plan.id is not None else [],
-    ):
+    if plan.id is None:
+        named = [c for c in numbers if c.names_target]
+        if len(named) == 1 and len(numbers) > 1:
+            plan.warnings.append(
+                f"All {len(numbers)} columns of numbers are read as series. If the others only explain "
+                f"{named[0].name!r}, say target_columns, and past_covariate_columns or future_covariate_columns."
+            )
+        return tuple(c.index for c in numbers)
+    for chosen in ([c for c in numbers if c.names_target], [c for c in numbers if c.names_value]):
         if len(chosen) == 1 and len(numbers) > 1:
             others = ", ".join(repr(c.name) for c in numbers if c is not chosen[0])
             plan.warnings.append(
@@ -270,7 +275,7 @@ def _find_targets(plan: Plan, free: Sequence[Column]) -> tuple[int, ...]:
                 "past_covariate_columns or future_covariate_columns."
             )
             return (chosen[0].index,)
-    if plan.id is None or len(numbers) == 1:
+    if len(numbers) == 1:
         return tuple(c.index for c in numbers)
     names = [c.name for c in numbers]
     raise DataError(

@@ -90,6 +90,12 @@ def test_named_target_leaves_other_numbers_and_says_so(read: Reader) -> None:
     assert any("price" in w and "covariate" in w for w in reading["warnings"])
 
 
+def test_wide_files_give_a_series_for_every_number(read: Reader) -> None:
+    reading, frame = read("date,y,x\n" + "\n".join(f"{day},{i},7" for i, day in enumerate(DAYS)))
+    assert frame.item_ids == ("x", "y")
+    assert any("'y'" in w and "target_columns" in w for w in reading["warnings"])
+
+
 def test_covariates_are_kept_when_named(read: Reader) -> None:
     text = long_text("unique_id,ds,y,price,colour", ["a", "b"], extra=",7,red")
     reading, _ = read(text, future_covariate_columns=["price"], static_columns="colour")

@@ -14,7 +14,8 @@ from tsfm.series.options import Limits, ReadOptions
 
 KEYS = (
     "format compression encoding delimiter decimal layout columns timestamp_format timezone freq freq_evidence "
-    "num_series num_rows num_points start end min_length max_length gaps duplicates missing suspects warnings items order"
+    "num_series num_rows num_points start end min_length max_length gaps duplicates missing suspects warnings items "
+    "order"
 )
 
 
