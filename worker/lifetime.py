@@ -3,13 +3,12 @@
 The parent (Celery's consumer) holds no engine, no thread and no torch; it only forks. Parent and pool process share a
 pipe: one byte on it means "shut down: give the job back", its end means that the parent was killed.
 
-SIGTERM may reach the pool process directly, too (`temper serve` signals the whole group): it means the same.
+The pool process leaves its parent's process group: a SIGTERM to the whole group (from `temper serve`, or a terminal's
+Ctrl-C) must not reach it, because Celery's pool resets every handler and would end it in the middle of a job.
 """
 
 import os
-import signal
 import threading
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -50,6 +49,7 @@ class Lifetime:
 
     def _enter_pool_process(self, **_: Any) -> None:
         os.close(self._write_end)
+        os.setpgid(0, 0)
         settings = self._settings
         configure_logging(settings.log_level)
         worker = Worker(
@@ -60,11 +60,6 @@ class Lifetime:
             command=self._command,
         )
         _pool_process[:] = [worker]
-
-        def on_sigterm(number: int, frame: FrameType | None) -> None:
-            worker.stopping.set()
-
-        signal.signal(signal.SIGTERM, on_sigterm)
         threading.Thread(target=self._follow_parent, args=(worker,), daemon=True).start()
         start_sweeper(worker)
 

@@ -8,6 +8,7 @@ stdout   {"type": "progress", …} any number of times, then one of
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -40,5 +41,17 @@ class Assignment:
 
 
 def message(kind: str, content: Mapping[str, Any]) -> str:
-    """One line of the run's stdout. NaN would not be JSON: the core reports None instead."""
-    return json.dumps({"type": kind, **content}, allow_nan=False, default=str) + "\n"
+    """One line of the run's stdout. A number that is not finite is no JSON (and no database takes it): null."""
+    return json.dumps({"type": kind, **_finite(dict(content))}, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value

@@ -53,15 +53,13 @@ def main() -> int:
     orders.listen()
     settings = Settings()
     try:
-        content = execute(assignment, settings, ObjectStore(settings.storage_url), orders, speak)
+        speak("result", execute(assignment, settings, ObjectStore(settings.storage_url), orders, speak))
     except Cancelled:
         speak("stopped", {})
     except Exception as error:  # the one place where a run's failure becomes a verdict
         traceback.print_exc()
         speak("error", verdict(error))
         return 1
-    else:
-        speak("result", content)
     return 0
 
 
@@ -145,7 +143,8 @@ def _run(
     for path, sha256 in files.items():
         # Always written, even if the blob is there already: its age tells the sweeper that it is wanted.
         store.put_file(blob_key(sha256), result.out_dir / path)
-    return {"result": result.to_mapping(), "files": files}
+    kept = {name: value for name, value in result.to_mapping().items() if name != "out_dir"}
+    return {"result": kept, "files": files}
 
 
 def _own_stdout() -> Callable[[str, Any], None]:

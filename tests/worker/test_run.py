@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from app.db import session_scope
 from app.jobs import leases
 from app.jobs.repository import Jobs
 from app.jobs.states import JobStatus
 from app.queue import RUN_JOB, FakeQueue
-from app.tables import ModelVersion
+from app.tables import Job, ModelVersion
 from tests.app.jobs.factories import TENANT, events_of, job_of
 from tests.worker.conftest import MakeJob
 from worker import supervise
@@ -104,6 +104,8 @@ def test_pause_then_resume(worker: Worker, make_job: MakeJob, queue: FakeQueue) 
     assert run_job(worker, run.job_id) is None, "a paused job is not to be had"
     assert run_folder(worker.settings.home, run.job_id).path.exists(), "its state is kept"
     run.ask(Jobs.resume)
+    with session_scope(worker.engine) as session:
+        session.execute(update(Job).values(progress=None))
     again = Running(worker, run.job_id)
     again.ask(Jobs.request_cancel)
     assert again.end() is JobStatus.CANCELLED
