@@ -92,6 +92,8 @@ def _service(home: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _tune(api: Client, file: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def finetune(
     with connect(url, home) as api:
         job = start(api, file, body, options=options, test=test, quiet=as_json)
         if wait:
-            job = follow(api, job["id"])
+            job = _watch(api, job["id"])
             require_success(job)
     if as_json:
         print_json(job)
@@ -90,6 +90,14 @@ def finetune(
         say(f"\nNext: temper forecast {job['fine_tuned_model']} -o forecast.csv")
     else:
         typer.echo(job["id"])
+
+
+def _watch(api: Client, job_id: str) -> dict[str, Any]:
+    try:
+        return follow(api, job_id)
+    except KeyboardInterrupt:
+        say(f"{job_id} goes on. `temper jobs follow {job_id}` watches it, `temper jobs cancel {job_id}` stops it.")
+        raise
 
 
 def start(

@@ -1,15 +1,14 @@
 """The `temper` command: the service's HTTP API from a terminal, and `serve` to start one."""
 
 import sys
-from typing import Any
 
 import typer
 
 from app.cli import backbones, demo, files, finetune, forecast, jobs, keys, models, server
-from app.cli.client import CommandError
-from app.cli.output import print_failure, print_json, say
+from app.cli.client import EXIT_FAILED, CommandError
+from app.cli.output import print_failure, print_json
 
-EXIT_INTERRUPTED = 130
+NOUNS = frozenset({"jobs", "models", "files", "keys"})
 
 HELP = """Fine-tune time series models on your own series, and serve what measured better.
 
@@ -28,24 +27,31 @@ app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 
 
+def with_list(words: list[str]) -> list[str]:
+    """`temper jobs` alone, or with options only, means `temper jobs list`."""
+    bare = len(words) == 1 or (len(words) > 1 and words[1].startswith("-") and "--help" not in words)
+    return [words[0], "list", *words[1:]] if words and words[0] in NOUNS and bare else words
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; a `CommandError` is printed (as JSON with --json, on stderr) and becomes the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    """Runs one command; a `CommandError` is printed (as JSON with --json, on stderr) and becomes the exit code.
+
+    Wrong usage (2), Ctrl-C (130) and a closed pipe are typer's to handle.
+    """
+    words = with_list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result: Any = app(args=words, standalone_mode=True, prog_name="temper")
-        sys.exit(result or 0)
+        app(args=words, prog_name="temper")
     except CommandError as failure:
         if "--json" in words:
             print_json(failure.to_mapping(), to_stderr=True)
         else:
             print_failure(failure)
         sys.exit(failure.exit_code)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output (head, less) has closed it
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print_failure(CommandError(f"{error.filename}: {error.strerror}."))
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":
