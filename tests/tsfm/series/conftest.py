@@ -49,3 +49,11 @@ class Reader:
 @pytest.fixture
 def read(tmp_path: Path) -> Reader:
     return Reader(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def repository_text() -> dict[str, str]:
+    """Sources of the reader and its page, by path."""
+    root = Path(__file__).resolve().parents[3]
+    paths = [root / "docs" / "data.md", *sorted((root / "tsfm" / "series").glob("*.py"))]
+    return {str(path.relative_to(root)): path.read_text() for path in paths}
