@@ -73,7 +73,7 @@ def gateway(
     with pytest.MonkeyPatch.context() as patch:
         for name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL", "API_KEY"):
             patch.delenv(f"TEMPER_{name}", raising=False)
-        settings = Settings(home=home, log_level="error", weights_dir=toy_weights)
+        settings = Settings(home=home, log_level="error", weights_dir=toy_weights, max_forecast_series=500)
     app = create_app(settings, queue=FakeQueue())
     with servers.serve(app) as url:
         services = app.state.services

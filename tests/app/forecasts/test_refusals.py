@@ -93,7 +93,7 @@ def test_a_backbone_without_history_says_what_to_send(gateway: Gateway) -> None:
 
 
 def test_an_answer_beyond_the_limit_is_refused_before_it_is_computed(gateway: Gateway) -> None:
-    many = [{"target": [1.0]} for _ in range(1000)]
+    many = [{"target": [1.0]} for _ in range(500)]
     levels = [k / 1000 for k in range(100, 200)]
     status, error = gateway.refused(
         {"model": "naive", "prediction_length": 1000, "series": many, "quantile_levels": levels}
