@@ -67,26 +67,28 @@ def verdict(error: BaseException) -> dict[str, Any]:
     """Whether another attempt may help, and what the user is told. Foreign texts stay in the log."""
     match error:
         case TemperError():
-            return _error(error.code, error.message, param=error.param, details=error.details)
+            return _error(code=error.code, text=error.message, param=error.param, details=error.details)
         case ApiError():  # storage is full
-            return _error(error.code, error.message)
+            return _error(code=error.code, text=error.message)
         case MissingObject():
             text = "The training file is no longer stored. Upload it again."
-            return _error("file_missing", text, param="training_file")
+            return _error(code="file_missing", text=text, param="training_file")
         case MemoryError():
-            return _error(
-                "out_of_memory", "The run did not fit into memory. Use a smaller batch_size, fewer or shorter series."
-            )
+            text = "The run did not fit into memory. Use a smaller batch_size, fewer or shorter series."
+            return _error(code="out_of_memory", text=text)
         case OSError() | RunFolderBusy():
-            return _error("unavailable", f"storage or disk did not answer ({type(error).__name__})", retry=True)
+            return _error(
+                code="unavailable", text=f"storage or disk did not answer ({type(error).__name__})", retry=True
+            )
     if type(error).__module__.startswith("obstore"):
-        return _error("unavailable", f"storage did not answer ({type(error).__name__})", retry=True)
+        return _error(code="unavailable", text=f"storage did not answer ({type(error).__name__})", retry=True)
     name = type(error).__name__
-    return _error("internal_error", f"The run stopped on an unexpected {name}; the worker's log has the details.")
+    text = f"The run stopped on an unexpected {name}; the worker's log has the details."
+    return _error(code="internal_error", text=text)
 
 
 def _error(
-    code: str, text: str, *, param: str | None = None, details: dict[str, Any] | None = None, retry: bool = False
+    *, code: str, text: str, param: str | None = None, details: dict[str, Any] | None = None, retry: bool = False
 ) -> dict[str, Any]:
     return {"code": code, "message": text, "param": param, "details": details or None, "retry": retry}
 
