@@ -113,6 +113,10 @@ def _column(index: int, name: str, texts: Sequence[str], decimal: str) -> Column
     elif sum(dialects.is_dressed_number(t) for t in texts) * 2 >= len(texts):
         # Refused later, cell by cell, with the reason.
         kind = Kind.NUMBER
+    column = Column(index=index, name=name, kind=kind, whole=False, num_distinct=0)
+    if kind is Kind.TEXT and (column.names_target or column.names_value):
+        # Text where the name promises numbers: refused later, cell by cell.
+        kind = Kind.NUMBER
     # "18.00" is a time of day in a column called time, and a number anywhere else.
     if kind is Kind.NUMBER and name.strip().lower() in {"time", "hour", "hr"} and _is_clock(texts):
         kind = Kind.CLOCK

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tsfm.series import dialect as dialects
@@ -33,6 +33,18 @@ class Diagnosis:
         if count:
             listed = [self._rejected(*cell) for cell in scan.rejected_cells(self.table)[:MOST_LISTED]]
             self.problems.extend(listed, count=count)
+
+    def spells_missing(self) -> bool:
+        """Whether a rejected cell spells a missing value with blanks around it."""
+        if self.table.dialect is None:
+            return False
+        nulls = ", ".join(duck.quote(n) for n in dialects.NULLS)
+        pattern = duck.quote('(?s)Could not convert string "(.*)" to ')
+        row = self.table.con.execute(
+            f"SELECT count(*) FROM {scan.REJECTS} WHERE error_type = 'CAST' "
+            f"AND trim(regexp_extract(error_message, {pattern}, 1)) IN ({nulls})"
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def cells(self, parquet: Path) -> None:
         """Times and ids that are missing or unreadable, numbers beyond the finite."""
@@ -133,7 +145,7 @@ class Diagnosis:
                 self._listed(
                     f"c{i} IS NOT NULL AND {self.table.number_sql(i)} IS NULL",
                     "not_a_number",
-                    "This is text in a column of numbers.",
+                    lambda text: _not_a_number(text, self.table.decimal),
                     _NUMBER_FIX.format(mark=self.table.decimal),
                     column=self.table.names[i],
                     value=f"c{i}",
@@ -143,7 +155,15 @@ class Diagnosis:
         return " + ".join(self.table.names[i] for i in self.plan.time.columns)
 
     def _listed(
-        self, where: str, code: str, reason: str, fix: str, *, column: str, value: str, count: int | None = None
+        self,
+        where: str,
+        code: str,
+        reason: str | Callable[[str], str],
+        fix: str,
+        *,
+        column: str,
+        value: str,
+        count: int | None = None,
     ) -> None:
         """List the rows where a condition over (n, item, ts, stamp, c…) holds."""
         raw = self._raw()
@@ -159,7 +179,7 @@ class Diagnosis:
         listed = [
             Problem(
                 code=code,
-                reason=reason,
+                reason=reason if isinstance(reason, str) else reason(str(text)),
                 fix=fix,
                 row=lines.get(int(n)),
                 column=column,
@@ -213,7 +233,7 @@ class Diagnosis:
             )
         reasons = {
             "UNQUOTED VALUE": "A double quote opens and does not close where a cell ends.",
-            "LINE SIZE OVER MAXIMUM": f"The line is longer than {self.table.max_cell_bytes:,} bytes a cell allow.",
+            "LINE SIZE OVER MAXIMUM": f"The line is longer than {self.table.max_line_bytes:,} bytes.",
         }
         return Problem(
             code="unreadable_row",
@@ -233,6 +253,8 @@ def _not_a_number(text: str, decimal: str) -> str:
         return "The number has a decimal comma while others in the file have a decimal point."
     if decimal == "," and dialects.NUMBER.match(text):
         return "The number has a decimal point while others in the file have a decimal comma."
+    if stripped[:1] in "\u2212\u2013\u2014":
+        return "The minus sign is a typographic dash."
     if re.fullmatch(r"[+-]?[\d.,]+\s*%", stripped):
         return "The number carries a percent sign."
     if re.fullmatch(r"[^\d\s+-]{1,3}\s*[+-]?[\d.,]+|[+-]?[\d.,]+\s*[^\d\s.,]{1,4}", stripped):

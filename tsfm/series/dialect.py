@@ -83,7 +83,9 @@ def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeT
     if whole:
         _refuse_open_quote(text, delimiter, skipped)
     records, line_numbers = _records(text, delimiter, _HEAD_ROWS)
-    first, data = records[0], [r for r in records[1:] if any(cell.strip() for cell in r) or len(r) > 1]
+    _refuse_preamble(records, line_numbers, skipped)
+    first = records[0]
+    data = [_without_last(r, len(first)) for r in records[1:] if any(cell.strip() for cell in r) or len(r) > 1]
     if len(first) > max_columns:
         raise refusal(
             "too_many_columns",
@@ -132,6 +134,11 @@ def _records(text: str, delimiter: str, most: int) -> tuple[list[list[str]], lis
     return records or [[text[:200]]], lines or [1]
 
 
+def _without_last(record: list[str], width: int) -> list[str]:
+    """A row without the empty cell that a delimiter at its end makes; DuckDB reads it so too."""
+    return record[:-1] if len(record) == width + 1 and record[-1] == "" else record
+
+
 def _refuse_open_quote(text: str, delimiter: str, skipped: int) -> None:
     """A double quote that opens and never closes swallows the rest of the file: name the line where it opens."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -152,17 +159,40 @@ def _refuse_open_quote(text: str, delimiter: str, skipped: int) -> None:
 
 
 def _delimiter(text: str) -> str:
-    """The mark that splits most rows into as many cells as the header; more cells win, then the usual order."""
-    best, chosen = (0.0, 0), ","
+    """The mark that splits most rows into as many cells as the header; more cells win, then the usual order.
+
+    Where no mark does, the one that splits most rows alike: then every row is ragged, or the table begins lower down.
+    """
+    best, chosen = (0.0, 0), ""
+    fallback, common = (0.0, 0), ","
     head = text[: 256 * 1024]
     for mark in DELIMITERS:
         records, _ = _records(head, mark, 200)
-        width = len(records[0])
         body = records[1:] or records
-        share = sum(len(r) == width for r in body) / len(body)
-        if width > 1 and share >= 0.5 and (round(share, 1), width) > best:
-            best, chosen = (round(share, 1), width), mark
-    return chosen
+        widths = Counter(len(r) for r in body)
+        width, alike = max(widths.items(), key=lambda item: (item[1], item[0]))
+        share = widths[len(records[0])] / len(body)
+        if len(records[0]) > 1 and share >= 0.5 and (round(share, 1), len(records[0])) > best:
+            best, chosen = (round(share, 1), len(records[0])), mark
+        if width > 1 and alike * 2 > len(body) and (round(alike / len(body), 1), width) > fallback:
+            fallback, common = (round(alike / len(body), 1), width), mark
+    return chosen or common
+
+
+def _refuse_preamble(records: Sequence[Sequence[str]], lines: Sequence[int], skipped: int) -> None:
+    """Lines above the table, as some programs write them: every row below is wider than the first."""
+    widths = Counter(len(r) for r in records[1:])
+    width, alike = max(widths.items(), key=lambda item: item[1], default=(1, 0))
+    if len(records[0]) != 1 or width == 1 or alike * 2 < len(records):
+        return
+    begin = next(k for k, r in enumerate(records) if len(r) == width)
+    raise refusal(
+        "preamble",
+        f"The table seems to begin on line {skipped + lines[begin]}; {records[0][0][:60]!r} stands above it.",
+        "Remove what stands above the header.",
+        row=skipped + 1,
+        value=records[0][0][:120],
+    )
 
 
 def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
@@ -254,7 +284,7 @@ def _pieces(plain: Plain, delimiter: str, *, width: int) -> list[list[str]]:
             file.readline()
             text = file.read(_PIECE_BYTES).decode("utf-8", errors="ignore")
             records, _ = _records(text[: text.rfind("\n") + 1], delimiter, _PIECE_ROWS)
-            found.extend(r for r in records if len(r) == width)
+            found.extend(row for r in records if len(row := _without_last(r, width)) == width)
     return found
 
 
@@ -268,6 +298,8 @@ def read_lines(path: Path, delimiter: str, width: int, wanted: Sequence[int], *,
         number, seen = 0, 0
         for record in reader:
             seen += bool(record) or seen > 0
+            if len(record) == width + 1 and record[-1] == "":
+                record.pop()
             if seen <= header_records or (len(record) != width and (record or width > 1)):
                 continue
             number += 1

@@ -64,10 +64,11 @@ def _read(con: duck.Connection, plain: Plain, options: ReadOptions, limits: Limi
     clock = Clock(table, plan, options.timezone)
     warnings = [*table.warnings, *plan.warnings, *clock.warnings]
     scan.write_canonical(table, plan, clock, duplicates="error", out=out)
-    if plan.id is not None and table.dialect and scan.has_nameless(con, out):
+    found = diagnose.Diagnosis(table, plan, clock)
+    nameless = plan.id is not None and table.dialect is not None and scan.has_nameless(con, out)
+    if nameless or found.spells_missing():
         table.careful = True
         scan.write_canonical(table, plan, clock, duplicates="error", out=out)
-    found = diagnose.Diagnosis(table, plan, clock)
     found.rejects()
     found.cells(out)
     found.never_was()
@@ -143,6 +144,9 @@ def _duplicates(
     count = int(same.sum())
     if count and policy == "error" and not clock.missing:
         reason = "This time occurs more than once in its series."
+        fix = "Remove the repeated rows, or say duplicates: first, last, mean or sum."
+        if plan.layout is Layout.WIDE and count * 20 > len(times.values):
+            fix += " If the file holds several series, say id_column."
         if clock.doubled:
             reason = f"This time occurs more than once; the clock of {clock.timezone} shows one hour a year twice."
         found.at_times(
@@ -150,9 +154,7 @@ def _duplicates(
             count=count,
             code="duplicate_timestamps",
             reason=reason,
-            fix="Write offsets from UTC, remove rows, or say duplicates: first, last, mean or sum."
-            if clock.doubled
-            else "Remove the repeated rows, or say duplicates: first, last, mean or sum.",
+            fix=f"Write offsets from UTC. {fix}" if clock.doubled else fix,
         )
     shown = frequencies.format_micros(
         np.array([t for _, t in keys], dtype=np.int64), clock.timezone, integer=clock.is_integer

@@ -193,7 +193,8 @@ def _choose_id(
     for c in candidates:
         asked += [f"count(DISTINCT c{c.index})", f"count(DISTINCT c{c.index} || chr(31) || {stamp})"]
     rows, moments, *pairs = table.ask(", ".join(asked), ids=[c.index for c in candidates])
-    varying = [(c, pairs[2 * k], pairs[2 * k + 1]) for k, c in enumerate(candidates) if pairs[2 * k] > 1]
+    # One value everywhere names nothing apart, and a value for every row names no series.
+    varying = [(c, pairs[2 * k], pairs[2 * k + 1]) for k, c in enumerate(candidates) if 1 < pairs[2 * k] < rows]
     if not varying:
         return None
     if not plan.time.columns:

@@ -186,8 +186,16 @@ def _select(item: str, time: str, target: str, extra: Sequence[tuple[str, str]],
 
 
 def _extra_columns(table: Table, plan: Plan) -> list[tuple[int, str]]:
-    """(column, name) of what is kept beside the target."""
-    return [(i, table.names[i]) for i in (*plan.past, *plan.future, *plan.static)]
+    """(column, name) of what is kept beside the target; Parquet as DuckDB writes it tells no capitals from small."""
+    used = {"item_id", "timestamp", "target"}
+    named = []
+    for i in (*plan.past, *plan.future, *plan.static):
+        name = table.names[i]
+        while name.lower() in used:
+            name += "_"
+        used.add(name.lower())
+        named.append((i, name))
+    return named
 
 
 def _wide_sql(table: Table, plan: Plan, clock: Clock, duplicates: str) -> str:

@@ -42,6 +42,11 @@ class Table:
         """Decimal mark of its numbers."""
         return self.dialect.decimal if self.dialect else "."
 
+    @property
+    def max_line_bytes(self) -> int:
+        """Longest line that is read: DuckDB's buffers grow with it."""
+        return min(max(2 * 1024**2, 1024 * len(self.names), self.max_cell_bytes), 16 * 1024**2)
+
     def column(self, i: int) -> list[str]:
         """The sample's non-missing texts of one column."""
         return [row[i] for row in self.sample if not dialects.is_null(row[i])]
@@ -90,7 +95,7 @@ class Table:
             "escape='\"'",
             f"columns={{{columns}}}",
             f"nullstr=[{', '.join(duck.quote(n) for n in nulls)}]",
-            f"max_line_size={self.max_cell_bytes * max(len(self.names), 16)}",
+            f"max_line_size={self.max_line_bytes}",
         ]
         if ids:
             settings.append("force_not_null=[" + ", ".join(f"'c{i}'" for i in ids) + "]")

@@ -14,6 +14,7 @@ from tsfm.series.problems import refusal
 from tsfm.series.stamps import StampFormat
 from tsfm.series.table import Table
 
+_STRICT_NAMES = frozenset({"ds", "date", "datetime", "timestamp", "time"})
 _PARTS = ("year", "month", "day", "hour", "minute")
 _PART_PATTERNS = ("%Y", "%m", "%d", "%H", "%M")
 
@@ -78,6 +79,9 @@ def _infer(table: Table, columns: Sequence[Column]) -> tuple[Column, ...]:
     unread = [c for c in columns if c.kind is Kind.TEXT and c.names_time]
     if unread and not any(c.kind is Kind.NUMBER and c.names_index for c in columns):
         raise _unknown_format(table, unread[:1])
+    measured = [c for c in columns if c.kind is Kind.NUMBER and c.plain_name in _STRICT_NAMES]
+    if measured:
+        raise _unknown_format(table, measured[:1])
     index = [c for c in columns if _counts_rows(table, c)]
     return (index[0],) if index else ()
 

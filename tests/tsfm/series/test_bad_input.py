@@ -143,6 +143,32 @@ def test_line_numbers_count_blank_lines_and_quoted_line_ends(read: Reader) -> No
     assert [p["row"] for p in error.details["problems"]] == [5, 65]
 
 
+def test_lines_above_the_table_are_named(read: Reader) -> None:
+    error = read.refused("# made by a program\n\n" + GOOD)
+    assert error.code == "preamble"
+    assert "line 3" in error.message
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("5%", "percent"),
+        ("$5", "currency"),
+        ("5 kWh", "unit"),
+        ("1 234.5", "thousands"),
+        ("\u22125", "dash"),
+        ("'5'", "text"),
+        ("1.5D+02", "text"),
+    ],
+)
+def test_dressed_numbers_are_told_what_they_wear(read: Reader, cell: str, reason: str) -> None:
+    everywhere = "timestamp,y\n" + "\n".join(f"{r.split(',')[0]},{cell}" for r in ROWS)
+    for text in (with_rows(f"2020-01-04,{cell}"), everywhere):
+        error = read.refused(text)
+        assert error.code == "not_a_number"
+        assert reason in error.details["problems"][0]["reason"]
+
+
 @pytest.mark.parametrize("value", ["inf", "-Infinity", "1e400", "1e101"])
 def test_infinite_values_are_refused_with_their_rows(read: Reader, value: str) -> None:
     error = read.refused(with_rows(f"2020-01-04,{value}"))

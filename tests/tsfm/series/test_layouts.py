@@ -63,6 +63,17 @@ def test_missing_spellings_are_counted(read: Reader) -> None:
     assert np.isnan(frame.values).sum() == 8
 
 
+def test_blanks_around_cells(read: Reader) -> None:
+    reading, frame = read("date , y\n" + "\n".join(f"{day} , {'NA' if i == 4 else i} " for i, day in enumerate(DAYS)))
+    assert (reading["missing"]["count"], frame.item_ids) == (1, ("y",))
+    assert np.isnan(frame.values[4])
+
+
+def test_a_delimiter_at_the_end_of_each_row(read: Reader) -> None:
+    _, frame = read("date,y\n" + "\n".join(f"{day},{i}," for i, day in enumerate(DAYS)))
+    assert frame.values.tolist() == list(range(30))
+
+
 def test_wide_files_give_a_series_per_column(read: Reader) -> None:
     text = 'when,"a, b",c%,"d ""e""",f.g\n' + "\n".join(f"{day},1,2,3,{i}" for i, day in enumerate(DAYS))
     reading, frame = read(text)

@@ -90,7 +90,7 @@ def _write(
     return gzip.compress(data) if pack == "gzip" else zstandard.compress(data) if pack == "zstd" else data
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=tables())
 def test_what_was_written_is_read(table: tuple[SeriesFrame, bytes, bool]) -> None:
     frame, data, wide = table
@@ -107,7 +107,7 @@ def test_what_was_written_is_read(table: tuple[SeriesFrame, bytes, bool]) -> Non
     assert reading["missing"]["count"] == int(np.isnan(frame.values).sum())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.binary(max_size=300) | st.text("a1,;.-\n\r\"'\t|2020 :T/é", max_size=300).map(str.encode))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
