@@ -35,8 +35,9 @@ def test_every_command_is_documented() -> None:
 
 def test_every_documented_command_exists() -> None:
     known = set(commands(typer.main.get_command(command), "temper"))
+    groups = {name.rpartition(" ")[0] for name in known}
     named = set(re.findall(r"`(temper [a-z]+(?: [a-z]+)?)`", REFERENCE))
-    assert named - known == set()
+    assert named - known - groups == set()
 
 
 def test_every_page_is_in_the_index() -> None:
