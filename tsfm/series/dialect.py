@@ -187,7 +187,7 @@ def _refuse_preamble(records: Sequence[Sequence[str]], lines: Sequence[int], ski
         return
     begin = next(k for k, r in enumerate(records) if len(r) == width)
     raise refusal(
-        "preamble",
+        "unreadable_csv",
         f"The table seems to begin on line {skipped + lines[begin]}; {records[0][0][:60]!r} stands above it.",
         "Remove what stands above the header.",
         row=skipped + 1,
