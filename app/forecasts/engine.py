@@ -155,9 +155,7 @@ class Engine:
             case SourceKind.RIVAL:
                 return Forecaster.rival(source.name, period=source.period, context_length=source.context_length)
             case SourceKind.ZERO_SHOT:
-                return Forecaster.zero_shot(
-                    source.name, weights_dir=self._weights_dir, context_length=source.context_length
-                )
+                return Forecaster.zero_shot(source.name, weights_dir=self._weights_dir)
             case SourceKind.TUNED:
                 return self._open_artifact(source)
 
@@ -225,7 +223,7 @@ def _rows(whole: Forecast, begin: int, end: int) -> Forecast:
 def _history_length(source: Source, freq: str) -> int:
     """The longest history a rival or a point backbone looks at."""
     if source.kind is not SourceKind.RIVAL:
-        return source.context_length or catalog.backbone(source.name).context_length
+        return catalog.backbone(source.name).context_length
     period = source.period or frequencies.parse(freq).season
     return rivals.history_needed(
         source.name, context_length=source.context_length or DEFAULT_RIVAL_CONTEXT, period=period

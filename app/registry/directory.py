@@ -47,7 +47,7 @@ class Source:
     files: Mapping[str, str] | None = None
     """Artifact path → sha256, tuned only."""
     context_length: int | None = None
-    """What a fallback was judged with; None for the source's own default."""
+    """What a rival was judged with; None for the source's own default."""
     period: int | None = None
     """Season a rival was judged with; None for the season of the series' frequency."""
 
@@ -110,10 +110,10 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
 
 
 def _fallback_source(fallback: str, model: Model, manifest: Mapping[str, Any]) -> Source:
-    """What was not beaten, exactly as it was judged."""
-    context_length = int(manifest["context_length"])
+    """What was not beaten, exactly as it was judged: zero-shot with all the context it can take, whatever the job's."""
     if fallback == "zero_shot":
-        return replace(_zero_shot(model.backbone), context_length=context_length)
+        return _zero_shot(model.backbone)
+    context_length = int(manifest["context_length"])
     period = manifest["rivals"][fallback]["period"] if fallback == "seasonal_naive" else None
     return replace(_rival(fallback), context_length=context_length, period=period)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from app.auth.repository import tenant_named
 from app.db import session_scope
 from app.errors import Conflict, NotFound
+from app.registry.directory import catalogue_target, find_target
 from app.registry.service import check_register_as, delete_model, register_version
 from app.tables import Job, JobEvent, Model, ModelAlias, ModelVersion
 from tests.app.registry.conftest import Register
@@ -44,6 +46,19 @@ class TestRegisterVersion:
         assert not done.promoted
         assert rows(engine, ModelAlias) == []
         assert rows(engine, JobEvent) == []
+
+    def test_zero_shot_serves_in_place_of_a_loser_as_it_was_judged(
+        self, engine: Engine, registered: Register, tuned: Tuned
+    ) -> None:
+        """It was judged with all the context it can take; the job's own shorter one must not reach it."""
+        manifest = {**tuned.result["manifest"], "context_length": 16}
+        short = dataclasses.replace(tuned, result={**tuned.result, "manifest": manifest})
+        lost = registered(short, fallback="zero_shot")
+        served, backbone = find_target(engine, tenant(engine), lost.name).source, catalogue_target("toy")
+        assert backbone is not None
+        assert served == backbone.source
+        lost = registered(short, fallback="naive")
+        assert find_target(engine, tenant(engine), lost.name).source.context_length == 16
 
     @pytest.mark.parametrize(
         ("suffix", "shown"), [("a:b/c@d e", "a-b-c-d-e"), ("x" * 80, "x" * 64), ("::", "model"), (None, "load")]
