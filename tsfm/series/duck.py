@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Connection = duckdb.DuckDBPyConnection
 Error = duckdb.Error
+BadInput = (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException)
+"""What DuckDB raises because of a file; anything else is a fault of ours or the machine's."""
 
 
 def connect(

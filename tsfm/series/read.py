@@ -49,6 +49,8 @@ def read_file(
         try:
             answer = _read(con, plain, options, limits, part)
             os.replace(part, out)
+        except duck.BadInput as error:
+            raise scan.scan_failure(error) from error
         finally:
             con.close()
             part.unlink(missing_ok=True)

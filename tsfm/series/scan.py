@@ -108,10 +108,7 @@ def write_canonical(table: Table, plan: Plan, clock: Clock, *, duplicates: str, 
         Layout.WIDE: _wide_sql,
         Layout.SERIES_PER_ROW: _per_row_sql,
     }[plan.layout](table, plan, clock, duplicates)
-    try:
-        con.execute(f"COPY ({query}) TO {duck.quote(str(out.resolve()))} (FORMAT parquet, COMPRESSION zstd)")
-    except duck.Error as error:
-        raise scan_failure(error) from error
+    con.execute(f"COPY ({query}) TO {duck.quote(str(out.resolve()))} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def scan_failure(error: duck.Error) -> DataError:
@@ -214,10 +211,7 @@ def _wide_sql(table: Table, plan: Plan, clock: Clock, duplicates: str) -> str:
             f"SELECT t, {merged} FROM (SELECT {clock.sql} AS t, row_number() OVER () AS n, {columns} FROM {source}) "
             "GROUP BY t ORDER BY t"
         )
-    try:
-        table.con.execute(f"CREATE TEMP TABLE staged AS {query}")
-    except duck.Error as error:
-        raise scan_failure(error) from error
+    table.con.execute(f"CREATE TEMP TABLE staged AS {query}")
     if not plan.time.columns:
         filled = " OR ".join(f"c{i} IS NOT NULL" for i in kept)
         table.con.execute(f"DELETE FROM staged WHERE t > (SELECT coalesce(max(t), 0) FROM staged WHERE {filled})")
@@ -241,10 +235,7 @@ def _per_row_sql(table: Table, plan: Plan, clock: Clock, duplicates: str) -> str
     assert plan.id is not None
     columns = ", ".join(f"c{i}" for i in plan.targets)
     source = table.scan(plan.targets, ids=[plan.id], rejects=REJECTS if table.dialect else None)
-    try:
-        table.con.execute(f"CREATE TEMP TABLE staged AS SELECT c{plan.id} AS i, {columns} FROM {source}")
-    except duck.Error as error:
-        raise scan_failure(error) from error
+    table.con.execute(f"CREATE TEMP TABLE staged AS SELECT c{plan.id} AS i, {columns} FROM {source}")
     ranks = ", ".join(f"'c{i}'" for i in plan.targets)
     place = f"list_position([{ranks}], k) - 1"
     if plan.targets[-1] - plan.targets[0] == len(plan.targets) - 1:
