@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 from app.errors import ApiError
 
 CHUNK_BYTES = 1 << 20
+_NO_SPACE = os.strerror(errno.ENOSPC)
+"""obstore keeps the system's words and drops its number."""
 PARTS_IN_FLIGHT = 2
 """Of an object being written, 5 MiB each. The library's own 12 cost an upload 60 MB of memory and made it no faster."""
 
@@ -87,14 +89,15 @@ class ObjectStore:
         self._put(key, data)
 
     def _put(self, key: str, body: Path | bytes) -> None:
+        """A failed put leaves what lay under the key before: a blob may be another version's too."""
         import obstore
+        from obstore.exceptions import BaseError
 
         try:
             obstore.put(self._store, key, body, max_concurrency=PARTS_IN_FLIGHT)
             self._sync(key)
-        except OSError as error:
-            self.delete(key)
-            if error.errno == errno.ENOSPC or "No space left" in str(error):
+        except (BaseError, OSError) as error:
+            if _NO_SPACE in str(error):
                 raise ApiError(507, "storage_full", "The storage of this service is full.") from error
             raise
 

@@ -1,9 +1,12 @@
 """Stored objects, on the local disk and in memory alike."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from app.errors import ApiError
 from app.storage import MissingObject, ObjectStore, blob_key
 
 
@@ -44,6 +47,28 @@ class TestObjectStore:
         with pytest.raises(Exception, match=r"(?i)path|invalid|segment"):
             store.put_bytes("../outside", b"x")
         assert not (tmp_path / "outside").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_507_and_spares_what_lay_there(small_disk: Path) -> None:
+    store = ObjectStore(small_disk.as_uri())
+    store.put_bytes("blobs/sha256/ab/cd", b"another version's")
+    with pytest.raises(ApiError) as full:
+        store.put_bytes("blobs/sha256/ab/cd", bytes(2 << 20))
+    assert (full.value.status_code, full.value.code) == (507, "storage_full")
+    assert store.get_bytes("blobs/sha256/ab/cd") == b"another version's"
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["cd"]
 
 
 def test_blobs_are_spread_over_folders() -> None:
