@@ -29,7 +29,8 @@ PREDICTION_LENGTH = 48
 METHOD = "sff"
 SUFFIX = "demo"
 HYPERPARAMETERS: dict[str, Any] = {
-    "learning_rate": 0.0015,
+    "learning_rate": 0.002,
+    "batch_size": 16,
     "max_epochs": 4,
     "max_windows_per_epoch": 2560,
     "max_validation_windows": 256,
