@@ -64,7 +64,10 @@ async def create_job(request: Request, principal: JobsDep, services: ServicesDep
         message = "A job is asked for as application/json, or as multipart/form-data with the file itself."
         raise ApiError(415, "unsupported_media_type", message)
     spec = forms.from_json(await request.body())
-    return await anyio.to_thread.run_sync(_from_json(spec, principal, services, once))
+    create = _from_json(spec, principal, services, once)
+    if service.given_roles(spec):  # the stored bytes may be parsed again
+        return await in_parse_slot(services, create)
+    return await anyio.to_thread.run_sync(create)
 
 
 def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once: Once) -> Callable[[], JSONResponse]:

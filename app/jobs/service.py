@@ -24,7 +24,8 @@ from app.paging import Page, PageQuery, list_rows, to_page
 from app.queue import RUN_JOB, enqueue
 from app.registry.service import check_register_as
 from app.services import Services
-from app.storage import file_key
+from app.settings import Settings
+from app.storage import MissingObject, file_key
 from app.tables import File, Job
 from tsfm import catalog
 from tsfm.errors import ConfigError
@@ -39,15 +40,16 @@ _RACES = 3
 def create_from_file(
     session: Session, services: Services, principal: Principal, spec: JobCreate
 ) -> JobObject | JobEstimate:
-    """A job on a stored file. Roles given here that differ from the file's make a file of their own."""
+    """A job on a stored file. Roles given here are laid over the file's own; where that changes how it is read, the job
+    gets a file of its own."""
     request = requested(spec, services)
     if spec.training_file is None:
         raise ApiError(
             422, "missing_field", "training_file is required (or send the file itself by form).", param="training_file"
         )
     file = files.get_file(session, principal.tenant_id, spec.training_file, lock=True)
-    options = roles_of(spec)
-    if options is not None and options.to_mapping() != file.options:
+    options = ReadOptions.from_mapping({**file.options, **given_roles(spec)})
+    if options != ReadOptions.from_mapping(file.options):
         return _on_reread_file(session, services, principal, spec, request, file, options)
     reading = files.require_processed(file)
     if spec.dry_run:
@@ -60,14 +62,9 @@ def create_from_upload(
 ) -> JobObject | JobEstimate:
     """A job and its file in one transaction: either both stand or nothing is kept. Blocking for as long as parsing."""
     request = requested(spec, services)
-    if upload.num_bytes > services.settings.inline_parse_bytes:
-        raise ApiError(
-            413,
-            "too_large",
-            f"A job and its file in one request may have {services.settings.inline_parse_bytes:,} bytes; this file has "
-            f"{upload.num_bytes:,}. POST it to /v1/files, then the job with training_file.",
-            param="file",
-        )
+    _check_inline(
+        upload.num_bytes, services.settings, mend="POST it to /v1/files, then the job with training_file.", param="file"
+    )
     if spec.dry_run:
         with parsed(
             upload.path,
@@ -101,10 +98,20 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
     )
 
 
-def roles_of(spec: JobCreate) -> ReadOptions | None:
-    """The column roles given with the job; None where there are none."""
-    given = {name: value for name in sorted(ROLE_FIELDS) if (value := getattr(spec, name)) is not None}
-    return ReadOptions.from_mapping(given) if given else None
+def given_roles(spec: JobCreate) -> dict[str, Any]:
+    """The column roles given with the job, by option name."""
+    return {name: value for name in sorted(ROLE_FIELDS) if (value := getattr(spec, name)) is not None}
+
+
+def _check_inline(num_bytes: int, settings: Settings, *, mend: str, param: str) -> None:
+    if num_bytes > settings.inline_parse_bytes:
+        raise ApiError(
+            413,
+            "too_large",
+            f"A file of up to {settings.inline_parse_bytes:,} bytes is read while a job is asked for; this one has "
+            f"{num_bytes:,}. {mend}",
+            param=param,
+        )
 
 
 def _on_reread_file(
@@ -117,10 +124,20 @@ def _on_reread_file(
     options: ReadOptions,
 ) -> JobObject | JobEstimate:
     """The stored bytes once more, read by other roles: a job then names the file it was really trained on."""
+    _check_inline(
+        file.bytes,
+        services.settings,
+        mend="Upload it again with these roles, then ask for the job without them.",
+        param="training_file",
+    )
     session.rollback()  # the parse may take a while and needs no transaction
     with tempfile.TemporaryDirectory(dir=services.settings.tmp_dir, prefix="reread-") as work:
         raw = Path(work) / "raw"
-        services.store.get_to(file_key(file.id), raw)
+        try:
+            services.store.get_to(file_key(file.id), raw)
+        except MissingObject as error:
+            message = f"The stored bytes of {file.id} are gone. Upload the file again."
+            raise Conflict("content_missing", message, param="training_file") from error
         upload = Upload(path=raw, filename=file.filename, num_bytes=file.bytes, sha256=file.sha256, fields={})
         again = FileSpec(filename=file.filename, purpose=file.purpose, options=options, expires_at=file.expires_at)
         return create_from_upload(session, services, principal, spec, upload, again)

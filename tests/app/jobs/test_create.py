@@ -9,7 +9,9 @@ from sqlalchemy import Engine, func, select
 
 from app.db import session_scope
 from app.queue import RUN_JOB, FakeQueue
+from app.services import Services
 from app.settings import Settings
+from app.storage import file_key
 from app.tables import File, Job
 from tests.app.jobs.factories import add_job
 
@@ -154,6 +156,35 @@ class TestJson:
         job = client.post("/v1/jobs", json=body).raise_for_status().json()
         assert job["training_file"] != file_id
         assert client.get(f"/v1/files/{job['training_file']}").json()["reading"]["columns"]["targets"] == ["load"]
+
+    def test_roles_given_with_the_job_are_laid_over_those_of_the_file(self, client: httpx.Client) -> None:
+        rows = "".join(f"{1 + i % 12:02d}/{1 + i // 12:02d}/2026,{i % 7},{i % 5}\n" for i in range(144))
+        sent = (
+            upload(client, "day,load,other\n" + rows, timestamp_format="%d/%m/%Y", freq="D").raise_for_status().json()
+        )
+        body = {"training_file": sent["id"], "prediction_length": 2, "target_columns": ["load"]}
+        job = client.post("/v1/jobs", json=body).raise_for_status().json()
+        options = client.get(f"/v1/files/{job['training_file']}").json()["options"]
+        assert (options["timestamp_format"], options["freq"], options["target_columns"]) == ("%d/%m/%Y", "D", ["load"])
+        same = client.post("/v1/jobs", json={**body, "target_columns": None, "freq": "D"}).raise_for_status().json()
+        assert same["training_file"] == sent["id"]
+
+    def test_other_roles_for_a_large_file_are_refused_with_the_mend(
+        self, client: httpx.Client, settings: Settings, services: Services
+    ) -> None:
+        file_id = upload(client).json()["id"]
+        with session_scope(services.engine) as session:
+            session.get_one(File, file_id).bytes = settings.inline_parse_bytes + 1
+        body = {"training_file": file_id, "prediction_length": 2, "freq": "h"}
+        error = client.post("/v1/jobs", json=body).json()["error"]
+        assert (error["code"], error["param"]) == ("too_large", "training_file")
+        assert "Upload it again with these roles" in error["message"]
+
+    def test_other_roles_for_a_file_whose_bytes_are_gone(self, client: httpx.Client, services: Services) -> None:
+        file_id = upload(client).json()["id"]
+        services.store.delete(file_key(file_id))
+        answer = client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 2, "freq": "h"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "content_missing")
 
     @pytest.mark.parametrize(
         ("body", "status", "code"),
