@@ -65,7 +65,7 @@ def _settle(session: Session, worker: Worker, claimed: Claimed, outcome: Outcome
     status = JobStatus(job.status)
     if status is JobStatus.QUEUED:
         enqueue(session, worker.queue, RUN_JOB, job.id)
-    if status in TERMINAL:
+    if status in TERMINAL or status is JobStatus.PAUSED:
         waiting = leases.next_queued(session, tenant_id=job.tenant_id)
         if waiting is not None:
             enqueue(session, worker.queue, RUN_JOB, waiting)

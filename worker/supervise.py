@@ -147,8 +147,10 @@ def supervise(worker: Worker, claimed: Claimed, folder: RunFolder) -> Outcome:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The run reads the same settings; it gets no database address and no key, because it needs none."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("TEMPER_DATABASE_URL", "TEMPER_API_KEY")}
+    """The run reads the same settings; it gets no address of database or broker and no key: it needs none."""
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("TEMPER_DATABASE_URL", "TEMPER_BROKER_URL", "TEMPER_API_KEY")
+    }
     return kept | {
         "TEMPER_HOME": str(settings.home),
         "TEMPER_STORAGE_URL": settings.storage_url,

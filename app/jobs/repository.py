@@ -48,7 +48,7 @@ def transition(
     from_states = states.sources(target) & frozenset(only_from if only_from is not None else JobStatus)
     changed = dict(values or {}) | {"status": target.value}
     if target in states.TERMINAL:
-        changed |= {"finished_at": database_now(session), "owner": None, "lease_until": None}
+        changed |= {"finished_at": database_now(session), "owner": None, "lease_until": None, "pause_requested": False}
     job = update_row(session, job_id, values=changed, where=(Job.status.in_(sorted(from_states)), *where))
     if job is not None:
         add_event(session, job_id, message, level=level, kind="status", data={"status": target.value, **(data or {})})
