@@ -1,14 +1,14 @@
 """Fixtures that several packages of tests share. Everything is real but the queue, unless a test asks for Valkey.
 
-settings   Settings with a home in tmp_path            engine    a migrated SQLite database of that home
-store      the local object store of that home         queue     FakeQueue (what was sent: `queue.sent`)
+backend    databases and stores of the profile (`tests/backend.py`): SQLite and disk, or PostgreSQL and S3
+settings   Settings with a home in tmp_path            engine    a migrated database
+store      the object store                            queue     FakeQueue (what was sent: `queue.sent`)
 app        the gateway on settings and queue           server    its address while it runs under uvicorn
 services   its Services while it runs                  new_key   makes a key: new_key("tenant", scopes)
 client     httpx with a key of the tenant `local`      other_client  the same for the tenant `other`
 valkey     broker address of a real Valkey, one per session
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,34 +20,34 @@ from sqlalchemy import Engine
 from app.auth.bootstrap import bootstrap
 from app.auth.keys import ALL_SCOPES, make_key
 from app.auth.repository import add_key, tenant_named
-from app.db import make_engine, session_scope, upgrade
+from app.db import make_engine, session_scope
 from app.main import create_app
 from app.queue import FakeQueue
 from app.services import Services
 from app.settings import Settings
 from app.storage import ObjectStore
+from tests import backend as backends
 from tests import server as servers
+from tests.backend import SCALE_OUT, Backend
 
 NewKey = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database at the newest revision, made once by the real migrations and copied for each test."""
-    path = tmp_path_factory.mktemp("database") / "template.db"
-    upgrade(f"sqlite:///{path}")
-    return path
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    with backends.backend(tmp_path_factory.mktemp("backend")) as backend:
+        yield backend
 
 
 @pytest.fixture
-def settings(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name in ("HOME", "DATABASE_URL", "BROKER_URL", "STORAGE_URL", "API_KEY", "WEIGHTS_DIR"):
-        monkeypatch.delenv(f"TEMPER_{name}", raising=False)
+def settings(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"TEMPER_{name.upper()}", raising=False)
     home = tmp_path / "home"
-    settings = Settings(home=home, log_level="error")
-    settings.make_directories()
-    shutil.copy(migrated_database, home / "temper.db")
-    return settings
+    with backend.migrated(home) as places:
+        settings = Settings(home=home, log_level="error", **places)
+        settings.make_directories()
+        yield settings
 
 
 @pytest.fixture
@@ -134,5 +134,5 @@ def other_client(connect: Callable[[str | None], httpx.Client], new_key: NewKey)
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    with servers.valkey() as url:
+    with servers.valkey(tcp=SCALE_OUT) as url:
         yield url

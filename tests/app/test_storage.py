@@ -1,4 +1,4 @@
-"""Stored objects, on the local disk and in memory alike."""
+"""Stored objects, where the profile keeps them and in memory alike."""
 
 import subprocess
 from collections.abc import Iterator
@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from app.errors import ApiError
+from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, blob_key
 
 
-@pytest.fixture(params=["file", "memory"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return ObjectStore((tmp_path / "objects").as_uri() if request.param == "file" else "memory:///")
+@pytest.fixture(params=["profile", "memory"])
+def any_store(request: pytest.FixtureRequest, settings: Settings) -> ObjectStore:
+    return ObjectStore(settings.storage_url if request.param == "profile" else "memory:///")
 
 
 class TestObjectStore:
@@ -73,26 +74,3 @@ def test_a_full_disk_is_507_and_spares_what_lay_there(small_disk: Path) -> None:
 
 def test_blobs_are_spread_over_folders() -> None:
     assert blob_key("abcd") == "blobs/sha256/ab/cd"
-
-
-def test_the_same_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    server = moto.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="temper")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        store = ObjectStore("s3://temper/objects")
-        TestObjectStore().test_what_is_put_comes_back(store, tmp_path)
-        TestObjectStore().test_a_missing_object_says_so(store, tmp_path)
-        store.delete("files/a/raw")
-        store.delete("files/a/raw")
-        assert store.list("files") == ["files/a/small"]
-    finally:
-        server.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.jobs.factories import events_of
+from tests.backend import Backend
 from tests.worker.live import Live, kill_group, live, wait_until
 
 EPOCHS = 4
@@ -15,8 +16,8 @@ EPOCHS = 4
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, valkey: str) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("home"), migrated_database, valkey) as deployment:
+def deployment(tmp_path_factory: pytest.TempPathFactory, backend: Backend, valkey: str) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("home"), backend, valkey) as deployment:
         yield deployment
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from app.storage import ObjectStore, Store, series_key
 from app.tables import File, Job, ModelVersion
 from tests import toy
 from tests.app.jobs.factories import add_job, add_tenant, job_of
+from tests.backend import Backend, variables_of
 from tsfm import catalog
 from tsfm.request import FinetuneRequest, resolve
 
@@ -55,8 +55,7 @@ class Live:
         """In a process group of its own; its log is `HOME/worker.log`."""
         environment = {**os.environ, **{f"TEMPER_{k.upper()}": str(v) for k, v in TIMES.items()}}
         environment |= {
-            "TEMPER_HOME": str(self.settings.home),
-            "TEMPER_BROKER_URL": self.settings.broker_url,
+            **variables_of(self.settings),
             "TEMPER_RESEND_SECONDS": str(self.settings.resend_seconds),
             "OMP_NUM_THREADS": "1",
         }
@@ -134,14 +133,17 @@ def kill_group(process: subprocess.Popen[bytes], number: signal.Signals = signal
 
 
 @contextlib.contextmanager
-def live(home: Path, migrated_database: Path, broker_url: str) -> Iterator[Live]:
+def live(home: Path, backend: Backend, broker_url: str) -> Iterator[Live]:
     """A deployment in `home`, with one stored file and "toy" in this process's catalogue."""
-    settings = Settings(home=home, broker_url=broker_url, resend_seconds=1.0, **TIMES)
+    with backend.migrated(home) as places:
+        yield from _live(Settings(home=home, broker_url=broker_url, resend_seconds=1.0, **TIMES, **places))
+
+
+def _live(settings: Settings) -> Iterator[Live]:
     settings.make_directories()
-    shutil.copy(migrated_database, home / "temper.db")
     engine, store = make_engine(settings.database_url), ObjectStore(settings.storage_url)
     toy.register(settings.weights_path)
-    queue = CeleryQueue(broker_url)
+    queue = CeleryQueue(settings.broker_url)
     with session_scope(engine) as session:
         file_id = add_tenant(session)
         file = session.get_one(File, file_id)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from app.jobs.repository import Jobs
 from app.registry.repository import Registry
 from app.storage import blob_key
 from tests.app.jobs.factories import TENANT, events_of
+from tests.backend import Backend
 from tests.worker.live import Live, kill_group, live, wait_until
 
 LONG = 10
@@ -20,8 +20,8 @@ LONG = 10
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, valkey: str) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("home"), migrated_database, valkey) as deployment:
+def deployment(tmp_path_factory: pytest.TempPathFactory, backend: Backend, valkey: str) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("home"), backend, valkey) as deployment:
         yield deployment
 
 

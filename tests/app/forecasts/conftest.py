@@ -1,6 +1,6 @@
 """One running gateway per test file, with a tuned model that won and one that lost."""
 
-import shutil
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.storage import ObjectStore
 from tests import server as servers
 from tests.app.tuned import Tuned, register
+from tests.backend import Backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +64,17 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(
     tmp_path_factory: pytest.TempPathFactory,
-    migrated_database: Path,
+    backend: Backend,
     toy_weights: Path,
     toy_backbone: str,
     tuned_pair: tuple[Tuned, Tuned],
 ) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("home")
-    shutil.copy(migrated_database, home / "temper.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL", "API_KEY"):
-            patch.delenv(f"TEMPER_{name}", raising=False)
-        settings = Settings(home=home, log_level="error", weights_dir=toy_weights, max_forecast_series=500)
-    app = create_app(settings, queue=FakeQueue())
-    with servers.serve(app) as url:
+    with contextlib.ExitStack() as stack:
+        places = stack.enter_context(backend.migrated(home))
+        settings = Settings(home=home, log_level="error", weights_dir=toy_weights, max_forecast_series=500, **places)
+        app = create_app(settings, queue=FakeQueue())
+        url = stack.enter_context(servers.serve(app))
         services = app.state.services
         clients = {tenant: client_of(services.engine, url, tenant) for tenant in ("local", "other")}
         yield Gateway(
