@@ -9,6 +9,7 @@ Every answer that is not a success has the body `{"error": {"message", "type", "
 header `x-request-id`. Every code is explained, with its mend, in `docs/errors.md`; a test compares the two.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import DataError as UnstorableValue
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -71,6 +73,10 @@ class ApiError(HTTPException):
         self.param = param
         self.type = type or _type_of(status)
         self.details = dict(details) if details else None
+
+
+class StorageUnavailable(OSError):
+    """The object store does not answer or refuses us. 503; a run is tried again."""
 
 
 class NotFound(ApiError):
@@ -221,6 +227,20 @@ def install(app: FastAPI) -> None:
         message = "The database does not answer: try again shortly."
         return error_response(ApiError(503, "unavailable", message, headers={"retry-after": "1"}))
 
+    async def on_unstorable(request: Request, error: Exception) -> Response:
+        # PostgreSQL takes no zero byte in a text, wherever it came from: path, query or body.
+        message = "A value of this request cannot be stored: does a text hold a zero byte?"
+        return error_response(ApiError(422, "invalid_request", message))
+
+    async def on_os_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        if error.errno == errno.ENOSPC:
+            log.error("disk_full")
+            return error_response(ApiError(507, "storage_full", "The disk of this service is full."))
+        raise error
+
+    app.add_exception_handler(OSError, on_os_error)
+    app.add_exception_handler(UnstorableValue, on_unstorable)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(OperationalError, on_database_away)
     app.add_exception_handler(PoolTimeoutError, on_database_away)

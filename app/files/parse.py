@@ -1,5 +1,6 @@
 """Runs the reader of `tsfm.series` in a process of its own: its time, memory and crashes are not the gateway's."""
 
+import errno
 import json
 import os
 import signal
@@ -24,6 +25,10 @@ log = structlog.get_logger(__name__)
 COMMAND = (sys.executable, "-m", "tsfm.series.parse")
 WORK_PREFIX = "parse-"
 _INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+
+
+class ReaderFailed(RuntimeError):
+    """A fault of ours: the reader ended without an answer. Its trace is in the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,5 +119,7 @@ def _answer(output: bytes, complaint: bytes, exit_code: int) -> dict[str, Any]:
             "Reading the file needed more memory than one file may use. Send fewer rows or columns, or Parquet.",
             code="parse_memory",
         )
+    if os.strerror(errno.ENOSPC) in text:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     log.error("parser_failed", exit_code=exit_code, stderr=text)
-    raise RuntimeError(f"the reader exited with {exit_code}")
+    raise ReaderFailed(f"the reader exited with {exit_code}")

@@ -1,7 +1,7 @@
 """Files: kept whole or not at all. Objects are written before the row and removed when the row does not come to be."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from app.errors import Conflict, NotFound
 from app.files import repository
 from app.files.advice import backbones_for, next_requests
 from app.files.fields import FileSpec
-from app.files.parse import parsed
+from app.files.parse import ReaderFailed, parsed
 from app.files.repository import FAILED, PROCESSED, UPLOADED
 from app.files.schemas import DeletedFile, FileError, FileObject
 from app.files.upload import Upload
@@ -26,7 +26,7 @@ from app.paging import Page, PageQuery, list_rows, to_page
 from app.queue import READ_FILE, enqueue
 from app.services import Services
 from app.settings import Settings
-from app.storage import Store, file_key, series_key
+from app.storage import MissingObject, Store, file_key, series_key
 from app.tables import File
 from tsfm.errors import DataError
 from tsfm.series.options import ReadOptions
@@ -111,8 +111,11 @@ def read_pending(file_id: str, *, engine: Engine, store: Store, settings: Settin
         return
     with tempfile.TemporaryDirectory(dir=settings.tmp_dir, prefix="read-") as work:
         raw = Path(work) / "raw"
-        store.get_to(file_key(file_id), raw)
-        values = _read(row, raw, store=store, settings=settings)
+        try:
+            store.get_to(file_key(file_id), raw)
+            values = _read(row, raw, store=store, settings=settings)
+        except MissingObject:
+            values = _failure("content_missing", "The stored bytes are gone. Upload the file again.")
     with session_scope(engine) as session:
         written = repository.finish_reading(session, file_id, values)
     if not written:
@@ -132,8 +135,16 @@ def _read(row: File, raw: Path, *, store: Store, settings: Settings) -> dict[str
             store.put_file(series_key(row.id), result.series)
             return {"status": PROCESSED, "reading": result.reading, "error": None}
     except DataError as error:
-        failure = {"code": error.code, "message": error.message, "param": error.param, "details": error.details}
-        return {"status": FAILED, "error": failure}
+        return _failure(error.code, error.message, param=error.param, details=error.details)
+    except ReaderFailed:  # the same bytes would fail the same way, again and again
+        return _failure("internal_error", "The file could not be read, for a reason of ours. Report it with its id.")
+
+
+def _failure(
+    code: str, message: str, *, param: str | None = None, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    failure = {"code": code, "message": message, "param": param, "details": dict(details or {})}
+    return {"status": FAILED, "error": failure}
 
 
 def _discard_deleted(engine: Engine, store: Store, file_id: str) -> None:

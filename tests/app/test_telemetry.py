@@ -1,5 +1,6 @@
 """The edge: silence, invented methods, errors nobody foresaw."""
 
+import errno
 import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
 
 from app.db import SessionDep
 from app.main import create_app
@@ -65,6 +67,26 @@ def test_a_database_that_is_away_is_503(app: FastAPI, connect: Connect) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"
     assert "no_such_table" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/secret/path"), 507, "storage_full"),
+        (OSError(errno.EACCES, "Permission denied", "/secret/path"), 500, "internal_error"),
+        (DataError("INSERT secret", {}, ValueError("text fields cannot contain NUL")), 422, "invalid_request"),
+    ],
+)
+def test_what_disk_and_database_refuse(
+    app: FastAPI, connect: Connect, error: Exception, status: int, code: str
+) -> None:
+    @app.get("/test/refused")
+    def refused() -> None:
+        raise error
+
+    answer = connect(None).get("/test/refused")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert "secret" not in answer.text
 
 
 @pytest.mark.parametrize("content_length", ["-1", "abc", "1e9"])

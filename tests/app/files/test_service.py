@@ -1,7 +1,9 @@
 """Files below HTTP: read by the worker, swept when their time is over, whole or not at all."""
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import pytest
@@ -61,6 +63,20 @@ class TestReadPending:
         client.delete(f"/v1/files/{file_id}")
         read(services, file_id)
         assert services.store.list("files") == []
+
+    def test_a_reader_that_crashes_and_bytes_that_are_gone_are_recorded_once(
+        self, services: Services, make_pending: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone, poison = make_pending(hourly_csv()), make_pending(hourly_csv())
+        services.store.delete(f"files/{gone}/raw")
+        read(services, gone)
+        crash = (sys.executable, "-c", "raise SystemExit(3)")
+        monkeypatch.setattr(service, "parsed", partial(service.parsed, command=crash))
+        read(services, poison)
+        with session_scope(services.engine, read_only=True) as session:
+            errors = {row.id: (row.status, (row.error or {})["code"]) for row in session.scalars(select(File))}
+            assert errors == {gone: ("error", "content_missing"), poison: ("error", "internal_error")}
+            assert pending_ids(session, older_than=utc_now() + timedelta(seconds=1)) == []
 
     def test_the_sweeper_finds_it(self, services: Services, make_pending: Callable[[bytes], str]) -> None:
         file_id = make_pending(hourly_csv())
