@@ -1,0 +1,65 @@
+"""Runs benchmarks one after another and prints one table of all their figures.
+
+./run bench                    every one (an hour on two cores; `sff` skips the cells that are done)
+./run bench NAME [options]     one, with its own options (./run bench NAME --help)
+./run bench --list             their names and questions
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from common import RESULTS, table
+
+HERE = Path(__file__).resolve().parent
+NAMES = ("training", "ingestion", "upload", "forecast", "startup", "sff", "zero_shot")
+
+
+def main(words: list[str]) -> int:
+    if words[:1] == ["--list"]:
+        for name in NAMES:
+            print(f"{name:12s} {question(name)}")
+        return 0
+    if words[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
+    if words:
+        if words[0] not in NAMES:
+            print(f"There is no benchmark named {words[0]!r}. Known: {', '.join(NAMES)}.", file=sys.stderr)
+            return 2
+        return one(words[0], words[1:])
+    return every()
+
+
+def question(name: str) -> str:
+    """The first line of the file's own text."""
+    text = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8")))
+    assert text, f"{name} does not say what it asks"
+    return text.splitlines()[0]
+
+
+def one(name: str, options: list[str]) -> int:
+    return subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options], check=False).returncode
+
+
+def every() -> int:
+    failed: list[str] = []
+    rows = []
+    for name in NAMES:
+        print(f"\n## {name}: {question(name)}\n", flush=True)
+        if one(name, []):
+            failed.append(name)
+            continue
+        results = RESULTS / f"{name}.jsonl"
+        if results.exists():  # zero_shot prints a table of its own
+            rows += json.loads(results.read_text(encoding="utf-8").splitlines()[-1])["rows"]
+    print(f"\n## All figures\n\n{table(rows)}")
+    if failed:
+        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
