@@ -117,8 +117,9 @@ def looks_like_time(text: str) -> bool:
 def detect(texts: Sequence[str]) -> Detected | None:
     """Readings of texts that are not plain numbers; None when fewer than half fit one."""
     counts: Counter[tuple[str, str, bool]] = Counter()
-    for text in texts:
-        counts.update(_shapes(text.strip()))
+    for text, times in Counter(texts).items():
+        for shape in _shapes(text.strip()):
+            counts[shape] += times
     votes: Counter[str] = Counter()
     for (order, _, _), n in counts.items():
         votes[order] += n
