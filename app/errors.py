@@ -232,6 +232,11 @@ def install(app: FastAPI) -> None:
         message = "A value of this request cannot be stored: does a text hold a zero byte?"
         return error_response(ApiError(422, "invalid_request", message))
 
+    async def on_storage_away(request: Request, error: Exception) -> Response:
+        log.error("storage_unavailable", reason=str(error)[:200])
+        message = "The storage does not answer: try again shortly."
+        return error_response(ApiError(503, "unavailable", message, headers={"retry-after": "1"}))
+
     async def on_os_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
         if error.errno == errno.ENOSPC:
@@ -239,6 +244,7 @@ def install(app: FastAPI) -> None:
             return error_response(ApiError(507, "storage_full", "The disk of this service is full."))
         raise error
 
+    app.add_exception_handler(StorageUnavailable, on_storage_away)
     app.add_exception_handler(OSError, on_os_error)
     app.add_exception_handler(UnstorableValue, on_unstorable)
     app.add_exception_handler(ApiError, on_api_error)

@@ -8,12 +8,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from app.errors import ApiError
+from app.errors import ApiError, StorageUnavailable
 
 CHUNK_BYTES = 1 << 20
 _NO_SPACE = os.strerror(errno.ENOSPC)
@@ -27,7 +27,8 @@ class MissingObject(LookupError):
 
 
 class Store(Protocol):
-    """Flat, immutable objects by key. Every method may raise `MissingObject` (reads) or `ApiError` 507 (writes)."""
+    """Flat, immutable objects by key. Reads may raise `MissingObject`, writes `ApiError` 507, and all of them
+    `StorageUnavailable`."""
 
     def put_file(self, key: str, path: Path) -> None: ...
 
@@ -80,7 +81,7 @@ class ObjectStore:
         elif parts.scheme == "memory":
             self._store = stores.MemoryStore()
         else:
-            self._store = stores.from_url(url)
+            self._store = stores.from_url(url, client_options=_client_options(), retry_config=_RETRIES)
 
     def put_file(self, key: str, path: Path) -> None:
         self._put(key, path)
@@ -91,15 +92,13 @@ class ObjectStore:
     def _put(self, key: str, body: Path | bytes) -> None:
         """A failed put leaves what lay under the key before: a blob may be another version's too."""
         import obstore
-        from obstore.exceptions import BaseError
 
         try:
-            obstore.put(self._store, key, body, max_concurrency=PARTS_IN_FLIGHT)
-            self._sync(key)
-        except (BaseError, OSError) as error:
-            if _NO_SPACE in str(error):
-                raise ApiError(507, "storage_full", "The storage of this service is full.") from error
-            raise
+            with _told():
+                obstore.put(self._store, key, body, max_concurrency=PARTS_IN_FLIGHT)
+                self._sync(key)
+        except FileNotFoundError as error:
+            raise StorageUnavailable(f"{key} cannot be put: is there such a bucket?") from error
 
     def _sync(self, key: str) -> None:
         """fsync of the object and its folder; obstore leaves that to us."""
@@ -121,20 +120,26 @@ class ObjectStore:
     def get_bytes(self, key: str) -> bytes:
         import obstore
 
-        with _missing(key):
+        with _missing(key), _told():
             return bytes(obstore.get(self._store, key).bytes())
 
     def stream(self, key: str) -> Iterator[bytes]:
         import obstore
 
-        with _missing(key):
-            chunks = obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES)
-        return (bytes(chunk) for chunk in chunks)
+        with _missing(key), _told():
+            chunks = iter(obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES))
+
+        def read() -> Iterator[bytes]:
+            with _told():
+                for chunk in chunks:
+                    yield bytes(chunk)
+
+        return read()
 
     def size(self, key: str) -> int:
         import obstore
 
-        with _missing(key):
+        with _missing(key), _told():
             return int(obstore.head(self._store, key)["size"])
 
     def exists(self, key: str) -> bool:
@@ -147,16 +152,32 @@ class ObjectStore:
     def delete(self, key: str) -> None:
         import obstore
 
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _told():
             obstore.delete(self._store, key)
 
     def list(self, prefix: str, *, modified_before: datetime | None = None) -> list[str]:
         import obstore
 
-        items = (item for batch in obstore.list(self._store, prefix=prefix) for item in batch)
+        with _told():
+            items = [item for batch in obstore.list(self._store, prefix=prefix) for item in batch]
         return sorted(
             str(item["path"]) for item in items if modified_before is None or item["last_modified"] < modified_before
         )
+
+
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+"""A store that is away for longer is an answer of 503, not a request that hangs."""
+
+
+def _client_options() -> Any:
+    """Given options replace those of the environment, so that `http://` endpoints are allowed here."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return {
+        "allow_http": endpoint.startswith("http://"),
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=30),
+        "timeout": timedelta(hours=1),  # of a whole object; the default of 30 s cuts large ones off
+    }
 
 
 @contextlib.contextmanager
@@ -165,3 +186,18 @@ def _missing(key: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingObject(key) from error
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns the library's errors into ours; `FileNotFoundError` stays."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError) as error:
+        if _NO_SPACE in str(error):
+            raise ApiError(507, "storage_full", "The storage of this service is full.") from error
+        raise StorageUnavailable(str(error).partition("\n")[0]) from error

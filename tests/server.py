@@ -145,7 +145,6 @@ def s3() -> Iterator[dict[str, str]]:
                 _until(lambda: client.put(make).raise_for_status(), process, httpx.TransportError)
             yield {
                 "AWS_ENDPOINT_URL": endpoint,
-                "AWS_ALLOW_HTTP": "true",
                 "AWS_REGION": "us-east-1",
                 "AWS_ACCESS_KEY_ID": "temper",
                 "AWS_SECRET_ACCESS_KEY": "temper",

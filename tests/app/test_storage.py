@@ -1,14 +1,19 @@
 """Stored objects, where the profile keeps them and in memory alike."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from app.errors import ApiError
+from app.errors import ApiError, StorageUnavailable
+from app.main import create_app
+from app.queue import FakeQueue
 from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, blob_key
+from tests.app.files.conftest import hourly_csv
+from tests.server import free_port, serve
 
 
 @pytest.fixture(params=["profile", "memory"])
@@ -70,6 +75,42 @@ def test_a_full_disk_is_507_and_spares_what_lay_there(small_disk: Path) -> None:
     assert (full.value.status_code, full.value.code) == (507, "storage_full")
     assert store.get_bytes("blobs/sha256/ab/cd") == b"another version's"
     assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["cd"]
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store on a port where nobody listens."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    return "s3://temper/objects"
+
+
+def test_a_store_that_is_away_says_so(nobody: str, tmp_path: Path) -> None:
+    store = ObjectStore(nobody)
+    (tmp_path / "in").write_bytes(bytes(10 << 20))
+    for action in (
+        lambda: store.put_file("files/a/raw", tmp_path / "in"),
+        lambda: store.get_bytes("files/a/raw"),
+        lambda: store.stream("files/a/raw"),
+        lambda: store.size("files/a/raw"),
+        lambda: store.delete("files/a/raw"),
+        lambda: store.list("files"),
+    ):
+        with pytest.raises(StorageUnavailable):
+            action()
+
+
+def test_an_upload_to_a_store_that_is_away_is_503_and_keeps_nothing(
+    nobody: str, settings: Settings, new_key: Callable[..., str]
+) -> None:
+    app = create_app(settings.model_copy(update={"storage_url": nobody}), queue=FakeQueue())
+    headers = {"authorization": f"Bearer {new_key('local')}"}
+    with serve(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client:
+        answer = client.post("/v1/files", files={"file": ("load.csv", hourly_csv())})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/v1/files").json()["data"] == []
 
 
 def test_blobs_are_spread_over_folders() -> None:
