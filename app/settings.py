@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     sweep_seconds: Seconds = 5.0
     max_attempts: Positive = 3
     max_run_seconds: Seconds = 86_400.0
+    stall_seconds: Seconds = 1_800.0
     resend_seconds: Seconds = 30.0
     stop_grace_seconds: Seconds = 15.0
 

@@ -3,12 +3,18 @@
 Celery only delivers ids. A message may come twice or never: the claim in the database decides (`app/jobs/leases.py`).
 """
 
+import contextlib
+from collections.abc import Iterator
+
+import structlog
 from celery import Celery
 
 from app.queue import QUEUES, READ_FILE, RUN_JOB, VISIBILITY_TIMEOUT_SECONDS
 from app.settings import Settings
 from worker import tasks
 from worker.lifetime import current_worker
+
+log = structlog.get_logger(__name__)
 
 TRAIN, DEFAULT = QUEUES[RUN_JOB], QUEUES[READ_FILE]
 TIME_LIMIT_MARGIN_SECONDS = 600.0
@@ -45,10 +51,22 @@ def make_celery(settings: Settings) -> Celery:
 
     @celery.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types
     def run_job(job_id: str) -> None:
-        tasks.run_job(current_worker(), job_id)
+        with surviving_memory_errors():
+            tasks.run_job(current_worker(), job_id)
 
     @celery.task(name=READ_FILE)  # type: ignore[untyped-decorator]
     def read_file(file_id: str) -> None:
-        tasks.read_file(current_worker(), file_id)
+        with surviving_memory_errors():
+            tasks.read_file(current_worker(), file_id)
 
     return celery
+
+
+@contextlib.contextmanager
+def surviving_memory_errors() -> Iterator[None]:
+    """Celery ends the whole worker on a MemoryError and puts the message back, for the next worker to die of
+    (stack.md §1.4). Here the message is spent; the lease runs out, and the row counts the attempts."""
+    try:
+        yield
+    except MemoryError:
+        log.exception("task_out_of_memory")

@@ -6,9 +6,11 @@ stdin ends, and on Linux the kernel signals it as well.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import IO, Any
@@ -22,6 +24,8 @@ from worker.protocol import Assignment, message
 from worker.runs import RunFolder, RunFolderBusy, run_folder
 from worker.state import StateKeeper, is_remote
 
+ALIVE_SECONDS = 5.0
+"""How often a run that has nothing else to say lets hear of it."""
 SUPERVISOR_GONE = 70
 """Exit status when stdin ended: nobody reads it, it only helps in a process listing."""
 
@@ -76,6 +80,9 @@ def verdict(error: BaseException) -> dict[str, Any]:
         case MemoryError():
             text = "The run did not fit into memory. Use a smaller batch_size, fewer or shorter series."
             return _error(code="out_of_memory", text=text)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            text = "The disk of the worker is full. Free some of it, then submit the job again."
+            return _error(code="storage_full", text=text)
         case OSError() | RunFolderBusy():
             return _error(
                 code="unavailable", text=f"storage or disk did not answer ({type(error).__name__})", retry=True
@@ -124,9 +131,21 @@ def _run(
     parquet = folder.work / "series.parquet"
     store.get_to(series_key(assignment.file_id), parquet)
 
+    said_at = time.monotonic()
+
     def report(progress: Progress) -> None:
+        nonlocal said_at
         speak("progress", progress.to_mapping())
+        said_at = time.monotonic()
         keeper.push()
+
+    def should_stop() -> str | None:
+        """Asked at every step and batch, so the asking itself shows that the run gets on."""
+        nonlocal said_at
+        if time.monotonic() - said_at > ALIVE_SECONDS:
+            speak("alive", {})
+            said_at = time.monotonic()
+        return orders.current()
 
     try:
         result = finetune.run(
@@ -136,7 +155,7 @@ def _run(
             state_dir=folder.state,
             out_dir=folder.work / "artifact",
             report=report,
-            should_stop=orders.current,
+            should_stop=should_stop,
         )
     except Cancelled:
         keeper.push(now=True)

@@ -5,6 +5,7 @@
 Nothing here counts on being the only one: every write carries the claim's token, and whoever lost it writes nothing.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -132,7 +133,11 @@ def supervise(worker: Worker, claimed: Claimed, folder: RunFolder) -> Outcome:
     """Runs the subprocess to its end. It never outlives this call."""
     environment = environment_of(worker.settings)
     command = [*worker.command, claimed.job_id, claimed.owner]
-    process = RunProcess(command, claimed.assignment, env=environment, stderr=folder.stderr)
+    try:
+        folder.make()
+        process = RunProcess(command, claimed.assignment, env=environment, stderr=folder.stderr)
+    except OSError as error:
+        return not_started(error)
     watch = Watch(worker=worker, claimed=claimed, process=process)
     try:
         outcome = watch.until_ended()
@@ -144,6 +149,15 @@ def supervise(worker: Worker, claimed: Claimed, folder: RunFolder) -> Outcome:
     if isinstance(outcome, Failed):
         log.warning("run_failed", job=claimed.job_id, code=outcome.code, stderr=process.stderr_tail())
     return outcome
+
+
+def not_started(error: OSError) -> Failed | Lost:
+    """No process, no memory or no disk to start a run with: only a full disk is worth no other attempt."""
+    log.error("run_not_started", error=type(error).__name__, errno=error.errno)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = "The disk of the worker is full. Free some of it, then submit the job again."
+        return Failed(code="storage_full", message=text, param=None, details=None)
+    return Lost(reason=f"it could not be started: {type(error).__name__}")
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -187,6 +201,9 @@ class Watch:
     beaten_at: float = field(default_factory=time.monotonic)
     """When the lease was last renewed for certain."""
     started_at: float = field(default_factory=time.monotonic)
+    heard_at: float = field(default_factory=time.monotonic)
+    """When the run last said anything."""
+    stalled: bool = False
 
     def until_ended(self) -> Outcome:
         final: dict[str, Any] | None = None
@@ -194,9 +211,10 @@ class Watch:
             ended = self.process.ended
             message = self.process.next_message(TICK_SECONDS)
             if message is not None:
+                self.heard_at = time.monotonic()
                 if message["type"] == "progress":
                     self._note(message)
-                else:
+                elif message["type"] != "alive":
                     final = message
             elif ended:
                 break
@@ -218,6 +236,8 @@ class Watch:
                 return Lost(reason=reason)
             case _ if self.order is not None:  # it stopped as ordered, or was made to
                 return Stopped(order=self.order)
+            case _ if self.stalled:
+                return Lost(reason=f"no sign of life for {self.worker.settings.stall_seconds:g} s")
             case _:
                 return Lost(reason="")
 
@@ -266,12 +286,16 @@ class Watch:
             self._give(Order.PAUSE)
 
     def _enforce(self) -> None:
-        """Shutdown and the time limit become orders; an order that is not obeyed becomes a kill."""
+        """Shutdown and the time limit become orders; an order that is not obeyed, and long silence, become a kill."""
         now = time.monotonic()
         if self.order is None and self.worker.stopping.is_set():
             self._give(Order.STOP)
         if self.order is None and now - self.started_at > self.worker.settings.max_run_seconds:
             self._give(Order.TIMEOUT)
+        if now - self.heard_at > self.worker.settings.stall_seconds and not self.stalled:
+            log.error("run_stalled", job=self.claimed.job_id)
+            self.stalled = True
+            self.process.signal(signal.SIGKILL)
         if self.order is None:
             return
         overdue = now - self.ordered_at - self.worker.settings.stop_grace_seconds

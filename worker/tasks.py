@@ -20,7 +20,6 @@ def run_job(worker: Worker, job_id: str) -> JobStatus | None:
         return None
     log.info("job_claimed", job=job_id, attempt=claimed.attempt)
     folder = run_folder(worker.settings.home, job_id)
-    folder.make()
     outcome = supervise(worker, claimed, folder)
     status = settle(worker, claimed, outcome)
     log.info("job_settled", job=job_id, outcome=type(outcome).__name__, status=status)
