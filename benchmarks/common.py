@@ -181,9 +181,12 @@ def service(**variables: str) -> Iterator[Service]:
     needs_proc()
     with tempfile.TemporaryDirectory(prefix="tb", ignore_cleanup_errors=True) as folder:
         home, port = Path(folder) / "home", free_port()
-        log = (Path(folder) / "serve.log").open("wb")
-        with start_serve([temper()], home=home, port=port, output=log, variables=variables) as process:
-            wait_until_ready(port, process, log_path=Path(log.name))
+        log = Path(folder) / "serve.log"
+        with (
+            log.open("wb") as output,
+            start_serve([temper()], home=home, port=port, output=output, variables=variables) as process,
+        ):
+            wait_until_ready(port, process, log_path=log)
             yield Service(
                 host="127.0.0.1",
                 port=port,
@@ -235,6 +238,16 @@ def wait_until_ready(port: int, process: "subprocess.Popen[bytes]", *, log_path:
             connection.close()
         time.sleep(0.005)
     raise RuntimeError(f"temper serve was not ready after {READY_SECONDS:.0f} s")
+
+
+def wait_for_forecaster(live: Service) -> None:
+    """Until the gateway is as large as it gets by itself: its default backbone is open and has run once."""
+    log = live.home / "logs" / "gateway.log"
+    deadline = time.monotonic() + READY_SECONDS
+    while "forecaster_opened" not in log.read_text(errors="replace"):
+        assert time.monotonic() < deadline, "the gateway did not open its default backbone"
+        time.sleep(0.1)
+    time.sleep(1)
 
 
 def temper() -> str:

@@ -155,18 +155,17 @@ def under_load(live: Service, num_series: int, concurrency: int, seconds: float)
         "concurrency": concurrency,
         "seconds": seconds,
     }
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--client"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(request))
-    process.stdin.close()
-    assert process.stdout.readline() == "warm\n"
-    before, loop_before = cpu_seconds(live.gateway_pid), thread_cpu_seconds(live.gateway_pid)
-    answer: dict[str, Any] = json.loads(process.stdout.readline())
-    after, loop_after = cpu_seconds(live.gateway_pid), thread_cpu_seconds(live.gateway_pid)
-    assert process.wait() == 0
+    command = [sys.executable, __file__, "--client"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+        assert process.stdout.readline() == "warm\n"
+        before, loop_before = cpu_seconds(live.gateway_pid), thread_cpu_seconds(live.gateway_pid)
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        after, loop_after = cpu_seconds(live.gateway_pid), thread_cpu_seconds(live.gateway_pid)
+    assert process.returncode == 0
     return answer["series"], after - before, loop_after - loop_before
 
 

@@ -24,7 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from common import MIB, Row, Service, median, peak_rss_bytes, reset_peak, rss_bytes, run, service, spread
+from common import (
+    MIB,
+    Row,
+    Service,
+    median,
+    peak_rss_bytes,
+    reset_peak,
+    rss_bytes,
+    run,
+    service,
+    spread,
+    wait_for_forecaster,
+)
 
 BAR = 0.5
 NUM_ITEMS, NUM_COLUMNS = 500, 8
@@ -61,7 +73,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
                     results.append(in_fresh_process(who, path, folder))
             rows += compared(layout, path, taken)
             if layout == "long" and not options.no_service:
-                rows += through_the_service(path, median([r["seconds"] for r in taken["long"]]))
+                with service() as live:
+                    rows += through_the_service(live, path, median([r["seconds"] for r in taken["long"]]))
             path.unlink()
     return rows
 
@@ -157,21 +170,21 @@ def compared(layout: str, path: Path, taken: dict[str, list[dict[str, Any]]]) ->
     return rows
 
 
-def through_the_service(path: Path, baseline_seconds: float) -> list[Row]:
+def through_the_service(live: Service, path: Path, baseline_seconds: float) -> list[Row]:
     """Upload to `processed`, and what it does to the gateway's memory."""
-    with service() as live:
-        warm(live)
-        reset_peak(live.gateway_pid)
-        before = rss_bytes(live.gateway_pid)
-        begun = time.perf_counter()
-        file_id, status = post(live, path)
-        uploaded = time.perf_counter() - begun
-        while status == "processing":
-            time.sleep(0.02)
-            status = live.get(f"/v1/files/{file_id}")["status"]
-        seconds = time.perf_counter() - begun
-        peak = peak_rss_bytes(live.gateway_pid)
-        assert status == "processed", status
+    wait_for_forecaster(live)
+    warm(live)
+    reset_peak(live.gateway_pid)
+    before = rss_bytes(live.gateway_pid)
+    begun = time.perf_counter()
+    file_id, status = post(live, path)
+    uploaded = time.perf_counter() - begun
+    while status == "processing":
+        time.sleep(0.02)
+        status = live.get(f"/v1/files/{file_id}")["status"]
+    seconds = time.perf_counter() - begun
+    peak = peak_rss_bytes(live.gateway_pid)
+    assert status == "processed", status
     megabytes = path.stat().st_size / MIB
     return [
         Row(

@@ -22,7 +22,7 @@ HEAVY = ("torch", "peft", "transformers", "matplotlib", "pandas", "duckdb", "cel
 PROGRAMS = {
     "the gateway": "import app.main",
     "the command": "import app.cli.main",
-    "the worker's parent": "import worker.tasks",
+    "the worker's parent": "import worker.__main__",
     "the reader of files": "import tsfm.series.parse",
     "a run (SFF, from pretrained weights to a prepared network)": (
         "import tsfm.finetune; from tsfm import catalog, methods, configs; "

@@ -19,7 +19,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import Row, Service, needs_proc, peak_rss_bytes, private_bytes, reset_peak, rss_bytes, run, service
+from common import (
+    Row,
+    Service,
+    needs_proc,
+    peak_rss_bytes,
+    private_bytes,
+    reset_peak,
+    rss_bytes,
+    run,
+    service,
+    wait_for_forecaster,
+)
 
 BAR_MB = 300
 MB = 1_000_000
@@ -43,14 +54,18 @@ def measure(options: argparse.Namespace) -> list[Row]:
     baseline_seconds = stored_plainly(num_bytes)
     with service() as live:
         wait_for_forecaster(live)
-        reset_peak(live.gateway_pid)
-        before, private_before = rss_bytes(live.gateway_pid), private_bytes(live.gateway_pid)
-        begun = time.perf_counter()
-        stored = send(live, num_bytes)
-        seconds = time.perf_counter() - begun
-        peak, private_after = peak_rss_bytes(live.gateway_pid), private_bytes(live.gateway_pid)
+        return streamed(live, num_bytes, baseline_seconds)
+
+
+def streamed(live: Service, num_bytes: int, baseline_seconds: float) -> list[Row]:
+    reset_peak(live.gateway_pid)
+    before, private_before = rss_bytes(live.gateway_pid), private_bytes(live.gateway_pid)
+    begun = time.perf_counter()
+    stored = send(live, num_bytes)
+    seconds = time.perf_counter() - begun
+    peak, private_after = peak_rss_bytes(live.gateway_pid), private_bytes(live.gateway_pid)
     assert stored >= num_bytes, f"{stored} of {num_bytes} bytes were stored"
-    what = f"{options.megabytes:,} MB CSV streamed to storage"
+    what = f"{num_bytes / MB:,.0f} MB CSV streamed to storage"
     return [
         Row(
             question=f"{what}: resident memory of the gateway at most, torch and its libraries included",
@@ -76,16 +91,6 @@ def measure(options: argparse.Namespace) -> list[Row]:
             baseline=f"{stored / MB / baseline_seconds:.0f} MB/s",
         ),
     ]
-
-
-def wait_for_forecaster(live: Service) -> None:
-    """The largest the gateway gets by itself: its default backbone is open."""
-    log = live.home / "logs" / "gateway.log"
-    deadline = time.monotonic() + 120
-    while "forecaster_opened" not in log.read_text(errors="replace"):
-        assert time.monotonic() < deadline, "the gateway did not open its default backbone"
-        time.sleep(0.1)
-    time.sleep(1)  # it runs once after it was opened
 
 
 def rows_of(num_bytes: int) -> Iterator[bytes]:

@@ -1,0 +1,138 @@
+"""Every benchmark at a miniature size: that it runs and compares like with like. No timing is judged here."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.architecture.repo import ROOT
+from tests.data import data_path, data_root
+
+FOLDER = ROOT / "benchmarks"
+HELPERS = {"__main__", "common", "sets"}
+Bench = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    """`bench("training")` is that file as a module, imported as a run of it would."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(FOLDER))
+    yield import_module
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def live(bench: Bench) -> Iterator[Any]:
+    with bench("common").service(TEMPER_FORECAST_THREADS="1") as running:
+        yield running
+
+
+def options(**values: Any) -> argparse.Namespace:
+    return argparse.Namespace(**values)
+
+
+def test_both_training_loops_end_with_the_same_weights(bench: Bench) -> None:
+    asked = options(methods=["sff"], steps=3, rounds=1, batch_size=2, threads=0)
+    (row,) = bench("training").measure(asked)
+    assert row.figure > 0
+    assert row.details["largest_weight_difference"] <= 1e-6
+
+
+@pytest.mark.parametrize("layout", ["long", "wide"])
+def test_both_readers_of_a_file_find_the_same_points(bench: Bench, layout: str) -> None:
+    asked = options(megabytes=0.2, rounds=1, layouts=[layout], no_service=True)
+    row = bench("ingestion").measure(asked)[0]
+    assert row.details["ours"][0]["rows"] == row.details["baseline"][0]["rows"] > 1000
+
+
+def test_ingestion_through_a_live_service(bench: Bench, live: Any, tmp_path: Path) -> None:
+    ingestion = bench("ingestion")
+    path = tmp_path / "long.csv"
+    ingestion.generate(path, "long", 0.2)
+    speed, growth = ingestion.through_the_service(live, path, 1.0)
+    assert speed.figure > 0
+    assert growth.unit == "MB"
+
+
+def test_an_upload_is_stored_whole(bench: Bench, live: Any) -> None:
+    upload = bench("upload")
+    peak, *_ = upload.streamed(live, 3_000_000, 1.0)
+    assert peak.figure > 10
+
+
+def test_forecasts_are_measured(bench: Bench, live: Any) -> None:
+    forecast = bench("forecast")
+    model = forecast.load_backbone(forecast.catalog.backbone("temper-tiny"))
+    assert forecast.latency(live, model, 2).details["requests"] == 2
+    row = forecast.saturation(live, model, 32, 2, options(rounds=1, seconds=0.5))
+    assert row.details["ours"][0] > 0
+    assert row.bar == 1.4
+
+
+def test_starts_are_measured(bench: Bench) -> None:
+    startup = bench("startup")
+    (row,) = startup.measure(options(rounds=1, programs=["the command"], no_serve=True))
+    assert row.details["loaded"] == []
+    assert row.figure > 0
+
+
+def test_sff_gets_as_many_trials_as_its_rivals_and_skips_what_is_done(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_path("ett/ETTh1.csv")
+    monkeypatch.setenv("TEMPER_DATA", str(data_root()))
+    sff = bench("sff")
+    monkeypatch.setattr(sff.os, "nice", lambda _: 10)
+    asked = options(
+        sets=["ETTh1"],
+        seeds=[0],
+        contenders=["full", "sff, alpha picked"],
+        epochs=1,
+        train_windows=4,
+        validation_windows=8,
+        test_windows=8,
+        cells=tmp_path / "cells.jsonl",
+    )
+    rows = sff.measure(asked)
+    cells = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert [len(cell["trials"]) for cell in cells if "trials" in cell] == [3, 3]
+    assert all(trial["alpha"] < 1 for trial in cells[-1]["trials"])
+    assert [row.figure for row in rows] == [row.figure for row in sff.measure(asked)]
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == len(cells)
+    assert "| zero_shot |" in capsys.readouterr().out
+
+
+def test_what_seeds_cannot_tell_apart_is_a_tie(bench: Bench) -> None:
+    sff = bench("sff")
+    assert sff.told_apart([-0.1, -0.11, -0.09, -0.1]) == "better"
+    assert sff.told_apart([0.1, 0.11, 0.09, 0.1]) == "worse"
+    assert sff.told_apart([-0.1, 0.1, -0.2, 0.1]) == "tie"
+
+
+def test_every_file_is_a_benchmark_or_a_helper(bench: Bench) -> None:
+    names = subprocess.run([sys.executable, str(FOLDER), "--list"], capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in names.stdout.splitlines()}
+    assert listed == {path.stem for path in FOLDER.glob("*.py")} - HELPERS
+    unknown = subprocess.run([sys.executable, str(FOLDER), "speed"], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2
+    assert "no benchmark named 'speed'" in unknown.stderr
+
+
+def test_a_table_says_whether_a_bar_is_met(bench: Bench) -> None:
+    common = bench("common")
+    slow = common.Row(question="speed", figure=0.9, unit="×", bar=0.95, higher_is_better=True)
+    lean = common.Row(question="memory", figure=299.0, unit="MB", bar=300)
+    bare = common.Row(question="start", figure=1.5, unit="s")
+    assert (slow.met, lean.met, bare.met) == (False, True, None)
+    lines = common.table([slow, lean, bare]).splitlines()
+    assert lines[2].endswith("| **0.900 ×** | ≥ 0.95 × | **no** |")
+    assert lines[3].endswith("| **299 MB** | ≤ 300 MB | yes |")
+    assert lines[4].endswith("| **1.500 s** |  |  |")
