@@ -38,7 +38,7 @@ HOLDOUT_SEED_OFFSET = 1_000_003
 class Plan:
     """Everything that decides the numbers of a run."""
 
-    steps: int = 60_000
+    steps: int = 55_000
     seed: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-3
