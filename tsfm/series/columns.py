@@ -16,13 +16,15 @@ def _words(text: str) -> frozenset[str]:
 
 _TIME_NAMES = _words(
     "ds date dates datetime timestamp time times dt ts day week month quarter year period hour utc t step timestep "
-    "index idx timeindex datum fecha zeit zeitstempel datetimeutc dateutc timestamputc localtime observationdate"
+    "index idx timeindex datum fecha zeit zeitstempel datetimeutc dateutc timestamputc localtime observationdate "
+    "epoch epochtime epochs epochms unix unixtime unixts posixtime tstamp timems timens"
 )
 _ID_NAMES = _words("itemid uniqueid id seriesid tsid series seriesname item itemname uid key timeseriesid tsname")
 _ID_LIKE = _words(
     "store storeid shop sku product productid article sensor sensorid meter meterid station stationid device deviceid "
     "region country city state symbol ticker group groupid name customer customerid user userid channel location site "
-    "siteid machine machineid host server asset building zone line variable metric tag category dept department"
+    "siteid machine machineid host server asset building zone line variable metric tag category dept department "
+    "plant plantid table branch branchid"
 )
 _TARGET_NAMES = frozenset({"y", "target"})
 _VALUE_NAMES = frozenset({"value", "values", "sales", "demand", "quantity", "qty", "count", "amount", "load"})
@@ -61,6 +63,12 @@ class Column:
         """Whether the name is one that time columns bear."""
         name = self.plain_name
         return name in _TIME_NAMES or name.endswith(("date", "datetime", "timestamp")) or name.startswith("datetime")
+
+    @property
+    def names_date(self) -> bool:
+        """Whether the name promises calendar dates."""
+        name = self.plain_name
+        return name in {"ds", "datum", "fecha", "day", "dt"} or name.startswith("date") or name.endswith("date")
 
     @property
     def names_id(self) -> bool:

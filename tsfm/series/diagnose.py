@@ -257,6 +257,10 @@ def _not_a_number(text: str, decimal: str) -> str:
         return "The minus sign is a typographic dash."
     if re.fullmatch(r"[+-]?[\d.,]+\s*%", stripped):
         return "The number carries a percent sign."
-    if re.fullmatch(r"[^\d\s+-]{1,3}\s*[+-]?[\d.,]+|[+-]?[\d.,]+\s*[^\d\s.,]{1,4}", stripped):
+    if re.fullmatch(r"\([\d.,]*\d[\d.,]*\)", stripped):
+        return "The number stands in parentheses, as accounts write negative ones."
+    if re.fullmatch(r"[\d.,]*\d[\d.,]*-", stripped):
+        return "The minus sign stands behind the number."
+    if re.fullmatch(r"[^\d\s+-]{1,3}\s*[+-]?[.,]?\d[\d.,]*|[+-]?[.,]?\d[\d.,]*\s*[^\d\s.,]{1,4}", stripped):
         return "The number carries a unit or a currency sign."
     return "This is text in a column of numbers."

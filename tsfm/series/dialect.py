@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from tsfm.series.preamble import split_preamble
 from tsfm.series.problems import refusal
 from tsfm.series.sniff import Plain
 
@@ -21,6 +22,7 @@ NUMBER = re.compile(r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$")
 COMMA_NUMBER = re.compile(r"^\s*[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?\s*$")
 INFINITE = re.compile(r"^\s*[+-]?(inf|infinity)\s*$", re.IGNORECASE)
 _THOUSANDS_COMMA = re.compile(r"^\s*[+-]?[1-9]\d{0,2},\d{3}\s*$")
+_THOUSANDS_DOT = re.compile(r"^\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*$")
 LooksLikeTime = Callable[[str], bool]
 """Whether a cell of text could be a time; given by the caller, so that this module knows no dates."""
 
@@ -42,6 +44,8 @@ class Dialect:
     """Records before the first data row: the header, and blank lines above it."""
     first_line: int
     """Line number of the first data row."""
+    skipped_lines: int
+    """Lines above the header, or above the first data row where there is no header."""
     names: tuple[str, ...]
     sample: tuple[tuple[str, ...], ...]
     """Data rows as text, from several places of the file, ragged ones left out."""
@@ -76,10 +80,14 @@ def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeT
     text = raw.decode("utf-8-sig", errors="ignore")
     if not whole:
         text = text[: text.rfind("\n") + 1]
-    blank = len(text) - len(text.lstrip("\n\r"))
-    skipped = text[:blank].count("\n")
-    text = text[blank:]
-    delimiter = _delimiter(text)
+    above = split_preamble(text, delimiters=DELIMITERS)
+    if not above.rest:
+        raise refusal("header_only", "The file holds only comments.", "Add a header and rows below them.", row=1)
+    delimiter = above.delimiter or _delimiter(above.rest)
+    if above.header is not None and _heads(above.header, above.rest, delimiter, looks_like_time):
+        above = above.with_header()
+    above.refuse_quotes()
+    text, skipped = above.rest, above.num_lines
     if whole:
         _refuse_open_quote(text, delimiter, skipped)
     records, line_numbers = _records(text, delimiter, _HEAD_ROWS)
@@ -97,7 +105,8 @@ def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeT
     if has_header and not data:
         raise refusal("header_only", "The file has a header and no rows.", "Add rows below the header.")
     rows = data if has_header else [first, *data]
-    warnings: list[str] = []
+    warnings = [_skipped(above.comments)] if above.comments else []
+    warnings += _thousands_by_dot(data, delimiter)
     if not has_header:
         warnings.append("The first line holds data, not names: columns are called column_1, column_2, … in file order.")
     names = _names(first, rows) if has_header else tuple(f"column_{i + 1}" for i in range(len(first)))
@@ -109,10 +118,29 @@ def sniff_dialect(plain: Plain, *, max_columns: int, looks_like_time: LooksLikeT
         has_header=has_header,
         header_records=skipped + (1 if has_header else 0),
         first_line=skipped + (line_numbers[0] if has_header else 0) + 1,
+        skipped_lines=skipped,
         names=names,
         sample=tuple(sample),
         whole=whole and len(records) <= _HEAD_ROWS,
         warnings=tuple(warnings),
+    )
+
+
+def _heads(header: str, rest: str, delimiter: str, looks_like_time: LooksLikeTime) -> bool:
+    """Whether a line marked as a comment is the header of the rows below it: as many cells, and they are none."""
+    (names,), (rows, _) = _records(header, delimiter, 1)[0][:1], _records(rest, delimiter, 200)
+    if len(names) < 2 or len(names) != len(rows[0]):
+        return False
+    decimal = _decimal(rows, delimiter)
+    return not _has_header(rows[0], rows[1:], decimal, looks_like_time) and _has_header(
+        names, rows, decimal, looks_like_time
+    )
+
+
+def _skipped(comments: Sequence[str]) -> str:
+    return (
+        f"{len(comments)} comment line{'s' if len(comments) > 1 else ''} above the header "
+        f"({comments[0][:60]!r}) {'are' if len(comments) > 1 else 'is'} skipped."
     )
 
 
@@ -218,6 +246,20 @@ def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
     return "," if commas["decimal"] else "."
 
 
+def _thousands_by_dot(rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
+    """What to say of `1.234` in a file of semicolons, as those are written where a dot may stand between thousands."""
+    if delimiter != ";":
+        return []
+    dotted = [cell for row in rows for cell in row if "." in cell and NUMBER.match(cell)]
+    if not dotted or not all(_THOUSANDS_DOT.match(cell) for cell in dotted):
+        return []
+    plain = dotted[0].strip().replace(".", "")
+    return [
+        f"Every number with a dot is written like {dotted[0]!r}: it is read with a decimal point. If it means {plain}, "
+        "write it without the dot."
+    ]
+
+
 def _has_header(
     first: Sequence[str], rows: Sequence[Sequence[str]], decimal: str, looks_like_time: LooksLikeTime
 ) -> bool:
@@ -288,12 +330,16 @@ def _pieces(plain: Plain, delimiter: str, *, width: int) -> list[list[str]]:
     return found
 
 
-def read_lines(path: Path, delimiter: str, width: int, wanted: Sequence[int], *, header_records: int) -> dict[int, int]:
+def read_lines(
+    path: Path, delimiter: str, width: int, wanted: Sequence[int], *, skipped_lines: int, header_records: int
+) -> dict[int, int]:
     """Line numbers of the `wanted` data rows (1 = the first that has `width` cells), for files with blank lines or
     line ends inside quotes."""
     remaining, lines = set(wanted), {}
     csv.field_size_limit(2**24)
     with path.open(encoding="utf-8-sig", newline="") as file:
+        for _ in range(skipped_lines):
+            file.readline()
         reader = csv.reader(file, delimiter=delimiter)
         number, seen = 0, 0
         for record in reader:
@@ -304,7 +350,7 @@ def read_lines(path: Path, delimiter: str, width: int, wanted: Sequence[int], *,
                 continue
             number += 1
             if number in remaining:
-                lines[number] = reader.line_num
+                lines[number] = reader.line_num + skipped_lines
                 remaining.discard(number)
                 if not remaining:
                     break

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsfm.errors import DataError
-from tsfm.series import diagnose, duck, grid, reading, scan
+from tsfm.series import diagnose, duck, grid, keys, reading, scan
 from tsfm.series import freq as frequencies
 from tsfm.series.freq import Frequency, Unit
 from tsfm.series.grid import Fit, Times
@@ -142,28 +142,31 @@ def _duplicates(
     same = grid.repeated(times)
     at = np.flatnonzero(same)[:MOST_LISTED]
     ends = np.cumsum(times.counts)
-    keys = [(names[int(np.searchsorted(ends, i, side="right"))], int(times.values[i])) for i in at]
+    places = [(names[int(np.searchsorted(ends, i, side="right"))], int(times.values[i])) for i in at]
     count = int(same.sum())
     if count and policy == "error" and not clock.missing:
         reason = "This time occurs more than once in its series."
         fix = "Remove the repeated rows, or say duplicates: first, last, mean or sum."
-        if plan.layout is Layout.WIDE and count * 20 > len(times.values):
-            fix += " If the file holds several series, say id_column."
+        if count * 20 > len(times.values):
+            naming = keys.naming_columns(found.table, plan)
+            fix = f"{keys.advice(naming)} Else remove{fix.removeprefix('Remove')}" if naming else fix
+            if not naming and plan.layout is Layout.WIDE:
+                fix += " If the file holds several series, say id_column."
         if clock.doubled:
             reason = f"This time occurs more than once; the clock of {clock.timezone} shows one hour a year twice."
         found.at_times(
-            keys,
+            places,
             count=count,
             code="duplicate_timestamps",
             reason=reason,
             fix=f"Write offsets from UTC. {fix}" if clock.doubled else fix,
         )
     shown = frequencies.format_micros(
-        np.array([t for _, t in keys], dtype=np.int64), clock.timezone, integer=clock.is_integer
+        np.array([t for _, t in places], dtype=np.int64), clock.timezone, integer=clock.is_integer
     )
     wide = plan.layout is Layout.WIDE
     examples = [
-        {"item_id": None if wide else item, "timestamp": text} for (item, _), text in zip(keys, shown, strict=True)
+        {"item_id": None if wide else item, "timestamp": text} for (item, _), text in zip(places, shown, strict=True)
     ]
     return bool(count), reading.Duplicates(count=count, policy=policy, examples=examples)
 

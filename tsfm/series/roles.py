@@ -14,6 +14,8 @@ from tsfm.series.problems import refusal
 from tsfm.series.table import Table
 from tsfm.series.timecolumn import ROW_COUNT, TimeColumn
 
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
 
 class Layout(StrEnum):
     LONG = "long"
@@ -65,17 +67,30 @@ def make_plan(table: Table, options: ReadOptions) -> Plan:
         static=given["static_columns"],
     )
     free = [c for c in columns if c.index not in used]
-    free = _drop_row_counts(table, plan, free)
+    free = _drop_lone_names(table, plan, _drop_row_counts(table, plan, free))
     if plan.id is None:
         plan.id = _find_id(table, plan, free)
         free = [c for c in free if c.index != plan.id]
     plan.layout = Layout.WIDE if plan.id is None else Layout.LONG
     if not plan.targets:
-        plan.targets = _find_targets(plan, free)
+        plan.targets = _find_targets(plan, columns, free)
     named = {plan.id, *time.columns, *plan.numbers, *plan.static}
     plan.ignored = tuple(c.index for c in columns if c.index not in named)
+    _refuse_years_of_months(table, plan)
     _say_ignored(plan, columns)
     return plan
+
+
+def _refuse_years_of_months(table: Table, plan: Plan) -> None:
+    """A year in each row and its months in the columns (as statistical offices print) is one series, not twelve."""
+    names = [table.names[i].strip().lower()[:3] for i in plan.targets]
+    if plan.layout is Layout.WIDE and plan.time.format.patterns == ("%Y",) and set(_MONTHS) <= set(names):
+        raise refusal(
+            "unsupported_layout",
+            "Each row holds a year and the columns hold its months, so that one series runs along the rows.",
+            "Send one row per month: month (2020-01), value.",
+            column=table.names[plan.time.columns[0]],
+        )
 
 
 def _check_names(table: Table, options: ReadOptions) -> None:
@@ -157,6 +172,18 @@ def _drop_row_counts(table: Table, plan: Plan, free: Sequence[Column]) -> list[C
     counts = [c for c in counts if plan.time.columns and c.num_distinct > 2]
     plan.warnings.extend(f"Column {c.name!r} only counts the rows and is ignored." for c in counts)
     return [c for c in free if c not in counts]
+
+
+def _drop_lone_names(table: Table, plan: Plan, free: Sequence[Column]) -> list[Column]:
+    """Without whole numbers that name the one thing measured (a meter's number in every row): they are no series."""
+    named = [c for c in free if c.whole and c.could_name_id and c.num_distinct == 1]
+    numbers = [c for c in free if c.kind is Kind.NUMBER and c not in named]
+    if not named or not numbers or len(table.sample) < 3:
+        return list(free)
+    counts = table.ask(", ".join(f"count(DISTINCT c{c.index})" for c in named))
+    lone = [c for c, distinct in zip(named, counts, strict=True) if distinct == 1]
+    plan.warnings.extend(f"Column {c.name!r} holds one value in every row and is ignored." for c in lone)
+    return [c for c in free if c not in lone]
 
 
 def _find_id(table: Table, plan: Plan, free: Sequence[Column]) -> int | None:
@@ -244,18 +271,18 @@ def _unique_times(table: Table, plan: Plan, column: Column, free: Sequence[Colum
     )
 
 
-def _find_targets(plan: Plan, free: Sequence[Column]) -> tuple[int, ...]:
+def _find_targets(plan: Plan, columns: Sequence[Column], free: Sequence[Column]) -> tuple[int, ...]:
     numbers = [c for c in free if c.kind is Kind.NUMBER]
     if not numbers:
         # Columns that hold nothing at all are refused later, with their names.
         numbers = [c for c in free if c.kind is Kind.EMPTY]
     if not numbers:
         listed = ", ".join(repr(c.name) for c in free) or "none is left"
-        spaced = len(free) == 1 and len(free[0].name.split()) > 1 and plan.time.columns == ()
+        spaced = len(columns) == 1 and len(columns[0].name.split()) > 1
         raise refusal(
             "no_target",
             f"No column holds numbers to forecast (candidates: {listed}).",
-            "Separate columns by commas, semicolons, tabs or bars; blanks do not count."
+            "Separate columns by commas, semicolons, tabs or bars; blanks separate nothing."
             if spaced
             else "Say target_columns, or send numbers with a decimal point.",
             param="target_columns",

@@ -142,6 +142,7 @@ class Table:
             self.dialect.delimiter,
             len(self.names),
             list(rows),
+            skipped_lines=self.dialect.skipped_lines,
             header_records=1 if self.dialect.has_header else 0,
         )
 

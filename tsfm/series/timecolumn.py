@@ -15,6 +15,11 @@ from tsfm.series.stamps import StampFormat
 from tsfm.series.table import Table
 
 _STRICT_NAMES = frozenset({"ds", "date", "datetime", "timestamp", "time"})
+_TICKS = 1000
+_SCALES = (1.0, 1e3, 1e6, 1e9)
+_CENTURY = (978_307_200.0, 4_102_444_800.0)
+"""Seconds since 1970 from 2001 to 2100."""
+_YEAR = re.compile(r"(?<!\d)(19|20)\d{2}(?!\d)")
 _PARTS = ("year", "month", "day", "hour", "minute")
 _PART_PATTERNS = ("%Y", "%m", "%d", "%H", "%M")
 
@@ -76,7 +81,13 @@ def _infer(table: Table, columns: Sequence[Column]) -> tuple[Column, ...]:
         return _one_of(table, numeric, clocks)
     if numeric:
         return (numeric[0],)
-    unread = [c for c in columns if c.kind is Kind.TEXT and c.names_time]
+    ticking = [c for c in columns if _ticks(table, c)]
+    if len(ticking) > 1:
+        raise _ambiguous_columns(ticking)
+    if ticking:
+        _say_ticking(table, ticking[0])
+        return (ticking[0],)
+    unread = [c for c in columns if c.kind is Kind.TEXT and (c.names_time or _dates_rows(table, c))]
     if unread and not any(c.kind is Kind.NUMBER and c.names_index for c in columns):
         raise _unknown_format(table, unread[:1])
     measured = [c for c in columns if c.kind is Kind.NUMBER and c.plain_name in _STRICT_NAMES]
@@ -108,6 +119,36 @@ def _with_clock(table: Table, date: Column, clocks: Sequence[Column]) -> tuple[C
     if has_clock or len(clocks) != 1:
         return (date,)
     return (date, clocks[0])
+
+
+def _dates_rows(table: Table, column: Column) -> bool:
+    """Whether texts of an unknown form surely stand for times: in the first column, no two alike, each with a year."""
+    texts = table.column(column.index)
+    if column.index != 0 or len(texts) < 3 or len(set(texts)) < len(texts):
+        return False
+    return sum(bool(_YEAR.search(t)) for t in texts) >= 0.9 * len(texts)
+
+
+def _ticks(table: Table, column: Column) -> bool:
+    """Whether a column of any name counts seconds … nanoseconds since 1970: whole numbers of this century, one behind
+    the other at one distance. No series anybody would forecast looks so."""
+    if column.kind is not Kind.NUMBER or not column.whole or column.names_target or column.names_value:
+        return False
+    values = [float(t) for t in table.column(column.index)[:_TICKS]]
+    if len(values) < 3 or not any(_CENTURY[0] * s <= min(values) <= max(values) < _CENTURY[1] * s for s in _SCALES):
+        return False
+    steps = [b - a for a, b in pairwise(values)]
+    if steps.count(0) * 2 > len(steps) or min(steps) < 0 < max(steps):
+        return False
+    moved = [step for step in steps if step]
+    return moved.count(moved[0]) >= 0.9 * len(moved)
+
+
+def _say_ticking(table: Table, column: Column) -> None:
+    table.warnings.append(
+        f"Column {column.name!r} holds times since 1970 by its numbers and is read as the time. If it is a series, say "
+        "target_columns with it, and timestamp_column for the time."
+    )
 
 
 def _numeric_format(table: Table, column: Column) -> StampFormat | None:
@@ -173,6 +214,16 @@ def _number_format(table: Table, column: Column, numbers: Sequence[str]) -> Stam
             code="ambiguous_dates",
             param="timestamp_format",
             details={"readings": ["excel", "integer"], "column": column.name},
+        )
+    if found.is_integer and column.names_date and all(float(n) > 80_000 for n in numbers):
+        raise refusal(
+            "unknown_timestamp_format",
+            f"Column {column.name!r} holds numbers such as {numbers[0]!r}: they could be dates in digits or an integer "
+            "index.",
+            "Say timestamp_format, such as '%d%m%Y' or '%y%m%d', or 'integer'.",
+            param="timestamp_format",
+            column=column.name,
+            value=numbers[0],
         )
     return found
 

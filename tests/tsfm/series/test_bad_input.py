@@ -144,7 +144,7 @@ def test_line_numbers_count_blank_lines_and_quoted_line_ends(read: Reader) -> No
 
 
 def test_lines_above_the_table_are_named(read: Reader) -> None:
-    error = read.refused("# made by a program\n\n" + GOOD)
+    error = read.refused("made by a program\n\n" + GOOD)
     assert error.code == "unreadable_csv"
     assert "line 3" in error.message
 
