@@ -98,7 +98,7 @@ class TestBootstrap:
 from app.settings import Settings
 from app.db import make_engine
 from app.auth.bootstrap import bootstrap
-settings = Settings(home={str(settings.home)!r})
+settings = Settings(home={str(settings.home)!r}, database_url={settings.database_url!r})
 bootstrap(make_engine(settings.database_url), settings)
 """
         running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]

@@ -7,7 +7,7 @@ from functools import partial
 
 import httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, event, func, select, update
 
 from app.db import session_scope
 from app.files import service
@@ -137,10 +137,11 @@ class TestSweeps:
 
 
 def test_a_commit_that_fails_removes_the_objects(services: Services, client: httpx.Client, upload: Upload) -> None:
-    with session_scope(services.engine) as session:
-        session.connection().exec_driver_sql(
-            "CREATE TRIGGER refuse BEFORE INSERT ON files BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
+    def refuse(connection: Connection) -> None:
+        if connection.scalar(select(func.count()).select_from(File)):
+            raise RuntimeError("no")
+
+    event.listen(services.engine, "commit", refuse)
     answer = upload(hourly_csv())
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     assert services.store.list("files") == []
