@@ -14,7 +14,8 @@ PHASES = ("loading", "training", "evaluating", "saving")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One report. `message` is set for what a user should read as an event; `metrics` after an evaluation."""
+    """One report. `message` is set for what a user should read as an event; `metrics` after an evaluation (`kept` in it
+    says whether the weights of that step became the ones to return)."""
 
     phase: str
     step: int = 0

@@ -256,12 +256,13 @@ class _Run:
         at.history.append({"step": at.step, "train_loss": self.train_loss, "validation": found.error})
         better = found.error is not None and (at.best_error is None or found.error < at.best_error)
         keeps_last = not self.config.early_stopping or found.error is None
-        if at.step > 0 and (better or keeps_last):
+        kept = at.step > 0 and (better or keeps_last)
+        if kept:
             at.best_error, at.best_step, at.worse_evaluations = found.error, at.step, 0
             self.best = self._snapshot()
         elif at.step > warmup_steps(self.config, self.stage.total_steps):
             at.worse_evaluations += 1
-        self.reporter.evaluated(found.error, found.metrics)
+        self.reporter.evaluated(found.error, {**found.metrics, "kept": kept})
 
     def keep_best(self) -> None:
         """The best weights into the model; eval mode."""

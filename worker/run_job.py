@@ -61,8 +61,9 @@ def main() -> int:
     except Cancelled:
         speak("stopped", {})
     except Exception as error:  # the one place where a run's failure becomes a verdict
-        traceback.print_exc()
         speak("error", verdict(error))
+        with contextlib.suppress(OSError):  # stderr is a file, and its disk may be the full one
+            traceback.print_exc()
         return 1
     return 0
 

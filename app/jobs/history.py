@@ -32,7 +32,7 @@ def _show_row(row: Row[JobEvent]) -> JobEventObject:
 
 
 def list_checkpoints(session: Session, principal: Principal, job_id: str, query: PageQuery) -> Page[CheckpointObject]:
-    """Evaluations that beat all before them, newest first. Each was kept when it was made; the newest still is."""
+    """Evaluations whose weights were kept and that beat all before them, newest first; the newest still are."""
     get(session, principal, job_id)
     events = Jobs(session=session, tenant_id=principal.tenant_id).metrics(job_id)
     kept = [show_checkpoint(event) for event in reversed(_improvements(events))]
@@ -58,8 +58,8 @@ def _improvements(events: Sequence[JobEvent]) -> list[JobEvent]:
     for event in events:
         data = event.data or {}
         error = data.get("validation_loss")
-        # Step 0 is logged but its weights are never kept (evaluation.md §5).
-        if error is not None and (data.get("step") or 0) > 0 and (best is None or error < best):
+        # The start of a stage is logged, but its weights are never kept (evaluation.md §5).
+        if error is not None and data.get("kept") and (best is None or error < best):
             best = error
             kept.append(event)
     return kept

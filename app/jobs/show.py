@@ -94,7 +94,7 @@ def show_checkpoint(event: JobEvent) -> CheckpointObject:
         created_at=unix_seconds(event.created_at),
         fine_tuning_job_id=event.job_id,
         fine_tuned_model_checkpoint=None,
-        metrics={k: v for k, v in data.items() if v is not None},
+        metrics={k: v for k, v in data.items() if v is not None and k != "kept"},
         step_number=int(data.get("step") or 0),
     )
 

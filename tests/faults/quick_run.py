@@ -1,4 +1,4 @@
-"""`python -m tests.faults.quick_run JOB_ID OWNER`: the real run, but for the training, which is a stand-in without torch.
+"""`python -m tests.faults.quick_run JOB_ID OWNER`: the real run, but for its training: that is a stand-in without torch.
 
 Assignment, orders, lock, saved state, blobs and verdicts are those of `worker.run_job`; only `tsfm.finetune.run` is
 replaced. What it does is written in `HOME/script/JOB_ID` (or `HOME/script/default`), one word a line:

@@ -114,6 +114,14 @@ class TestSelection:
         assert at.best_step == at.history[2]["step"]
         assert same(weights, seen[2])
 
+    def test_a_report_says_whether_the_weights_were_kept(self, tmp_path: Path) -> None:
+        errors = iter([0.0, 5.0, 6.0, 4.0] + [9.0] * 100)
+        sent: list[Progress] = []
+        run(stage(tmp_path), validate=lambda _: Validation(error=next(errors), metrics={"mase": 1.0}), sent=sent)
+        kept = [progress.metrics["kept"] for progress in sent if progress.metrics]
+        assert kept[:5] == [False, True, False, True, False]
+        assert not any(kept[5:])
+
     def test_patience_stops_after_warm_up_only(self, tmp_path: Path) -> None:
         config = dataclasses.replace(SETTINGS, patience=2, max_epochs=20, warmup_fraction=0.5)
         errors = iter([1.0, 0.5] + [2.0] * 500)

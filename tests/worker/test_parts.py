@@ -1,5 +1,6 @@
 """The small parts of a run: what an error means, saved states on the move, the folder's lock, the lines."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from app.errors import ApiError
 from app.storage import MissingObject, ObjectStore
 from tsfm.errors import NonFinite, SeriesTooShort
+from worker.celery_app import surviving_memory_errors
 from worker.process import RunProcess
 from worker.protocol import Assignment, message
 from worker.run_job import verdict
@@ -27,6 +29,7 @@ from worker.supervise import describe_exit
         (MissingObject("files/x"), "file_missing", False),
         (ApiError(507, "storage_full", "full"), "storage_full", False),
         (OSError("disk"), "unavailable", True),
+        (OSError(errno.ENOSPC, "secret-path"), "storage_full", False),
         (RunFolderBusy("x"), "unavailable", True),
         (KeyError("secret-path"), "internal_error", False),
     ],
@@ -145,3 +148,11 @@ def test_a_garbled_line_is_skipped(tmp_path: Path) -> None:
 def test_exits_in_words() -> None:
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(3) == "exit status 3 without a result"
+
+
+def test_a_memory_error_of_a_task_spares_the_worker() -> None:
+    """Celery would end the whole worker and hand the message to the next one."""
+    with surviving_memory_errors():
+        raise MemoryError
+    with pytest.raises(KeyError), surviving_memory_errors():
+        raise KeyError("everything else is Celery's to log")

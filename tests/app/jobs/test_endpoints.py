@@ -123,7 +123,9 @@ def test_another_tenant_finds_nothing(client: httpx.Client, other_client: httpx.
 
 def _evaluate(engine: Engine, job_id: str, losses: list[float | None]) -> None:
     events = [
-        leases.Event(message="evaluated", kind="metrics", data={"step": step, "validation_loss": loss})
+        leases.Event(
+            message="evaluated", kind="metrics", data={"step": step, "validation_loss": loss, "kept": step > 0}
+        )
         for step, loss in enumerate(losses)
     ]
     with session_scope(engine) as session:
@@ -151,3 +153,15 @@ def test_checkpoints_are_the_evaluations_that_beat_all_before(client: httpx.Clie
     assert page["data"][0]["id"].startswith("ftckpt_")
     rest = client.get(f"/v1/jobs/{job_id}/checkpoints", params={"after": page["first_id"]}).json()
     assert [checkpoint["step_number"] for checkpoint in rest["data"]] == [1]
+
+
+def test_the_start_of_a_second_trial_is_no_checkpoint(client: httpx.Client, make: Make, engine: Engine) -> None:
+    """Its weights are the untrained ones, however well they do."""
+    job_id = make(JobStatus.RUNNING)
+    _evaluate(engine, job_id, [0.1, 0.9])
+    start = leases.Event(message="evaluated", kind="metrics", data={"step": 40, "validation_loss": 0.1, "kept": False})
+    with session_scope(engine) as session:
+        assert leases.heartbeat(session, job_id, owner=OWNER, lease_seconds=30, events=[start])
+    page = client.get(f"/v1/jobs/{job_id}/checkpoints").json()
+    assert [checkpoint["step_number"] for checkpoint in page["data"]] == [1]
+    assert "kept" not in page["data"][0]["metrics"]
