@@ -16,6 +16,8 @@ from tsfm.series.options import Limits
 from tsfm.series.problems import refusal
 
 _CHUNK = 4 * 1024**2
+_SPARE_LINES = 10_000
+"""Lines that hold no point: the header, comments, blank ones."""
 _ZSTD_PIECE = 2048
 """zstd can blow a piece up 32,768 times; 2 KiB keeps one step's output below 64 MiB."""
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
@@ -85,7 +87,7 @@ def open_plain(path: Path, *, limits: Limits, work_dir: Path) -> Plain:
             num_bytes=plain.stat().st_size,
             num_lines=0,
         )
-    return _open_text(plain, head, compression=compression, work_dir=work_dir)
+    return _open_text(plain, head, compression=compression, limits=limits, work_dir=work_dir)
 
 
 def _decompress(source: Path, target: Path, *, compression: str, limit: int) -> None:
@@ -140,9 +142,9 @@ def _unzstd(read: Read) -> Iterator[bytes]:
         raise refusal("truncated", "The zstd file ends before its data do.", "The upload was cut short: send it again.")
 
 
-def _open_text(plain: Path, head: bytes, *, compression: str | None, work_dir: Path) -> Plain:
+def _open_text(plain: Path, head: bytes, *, compression: str | None, limits: Limits, work_dir: Path) -> Plain:
     _refuse_foreign(plain, head)
-    scan = _scan_text(plain)
+    scan = _scan_text(plain, max_lines=limits.max_rows + _SPARE_LINES)
     if not scan.has_text:
         raise refusal("empty_file", "The file holds only blank lines.", "Send a CSV with a header line and rows.")
     path = plain
@@ -211,8 +213,8 @@ class _TextScan:
         return self.returns > self.pairs
 
 
-def _scan_text(path: Path) -> _TextScan:
-    """One pass over the file: valid UTF-8, no zero bytes, what ends its lines."""
+def _scan_text(path: Path, *, max_lines: int) -> _TextScan:
+    """One pass over the file: valid UTF-8, no zero bytes, what ends its lines; stops where these are too many."""
     scan = _TextScan()
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, last = 0, b""
@@ -225,6 +227,12 @@ def _scan_text(path: Path) -> _TextScan:
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, offset - carried + error.start) from error
             scan.feeds += chunk.count(b"\n")
+            if scan.feeds > max_lines:
+                raise refusal(
+                    "too_many_rows",
+                    f"The file holds more lines than the limit of {max_lines - _SPARE_LINES:,} points.",
+                    "Split it into several files.",
+                )
             if b"\r" in chunk or last == b"\r":
                 scan.returns += chunk.count(b"\r")
                 scan.pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk[:1] == b"\n")

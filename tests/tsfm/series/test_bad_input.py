@@ -86,6 +86,12 @@ def test_limits_are_named(read: Reader, limits: Limits, code: str) -> None:
     assert read.refused(GOOD, limits=limits).code == code
 
 
+def test_far_too_many_lines_are_refused_before_they_are_parsed(read: Reader) -> None:
+    bomb = gzip.compress(b"a,b\n" + b"0,0\n" * 20_000)
+    error = read.refused(bomb, limits=Limits(max_rows=100))
+    assert (error.code, "lines" in error.message) == ("too_many_rows", True)
+
+
 def test_too_many_series(read: Reader) -> None:
     text = "item_id,timestamp,target\n" + "\n".join(f"s{i},{row}" for i in range(5) for row in ROWS)
     assert read.refused(text, limits=Limits(max_series=4)).code == "too_many_series"
