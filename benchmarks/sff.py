@@ -105,7 +105,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument("--contenders", nargs="+", default=[c.name for c in CONTENDERS])
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--train-windows", type=int, default=1_600, help="at most so many an epoch (strided)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--train-windows", type=int, default=1_024, help="at most so many an epoch (strided)")
     parser.add_argument("--validation-windows", type=int, default=256, help="at most so many an evaluation (strided)")
     parser.add_argument("--test-windows", type=int, default=0, help="at most so many (0: all at stride 24)")
     parser.add_argument("--cells", type=Path, default=RESULTS / "sff_cells.jsonl", help="where finished cells are kept")
@@ -184,6 +185,7 @@ def protocol(blocks: Blocks, options: argparse.Namespace) -> dict[str, Any]:
         "data": frame_sha256(blocks.frame),
         "backbone": catalog.backbone(BACKBONE).sha256,
         "epochs": options.epochs,
+        "batch_size": options.batch_size,
         "train": [len(blocks.train), blocks.train.stride],
         "validation": [len(blocks.validation), blocks.validation.stride],
         "test": [len(blocks.test), blocks.test.stride],
@@ -270,6 +272,7 @@ def trial(
             "hyperparameters": {
                 "learning_rate": rate,
                 "max_epochs": options.epochs,
+                "batch_size": options.batch_size,
                 "max_windows_per_epoch": options.train_windows,
                 "max_validation_windows": options.validation_windows,
             },

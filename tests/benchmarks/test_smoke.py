@@ -96,6 +96,7 @@ def test_sff_gets_as_many_trials_as_its_rivals_and_skips_what_is_done(
         seeds=[0],
         contenders=["full", "sff, alpha picked"],
         epochs=1,
+        batch_size=4,
         train_windows=4,
         validation_windows=8,
         test_windows=8,

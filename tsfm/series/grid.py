@@ -123,10 +123,14 @@ def classify(values: Micros, timezone: str | None) -> Frequency | None:
 def lay(times: Times, freq: Frequency) -> Fit:
     """How the times lie on that frequency's grids, each series on its own."""
     counts, inside = freq.local_ordinals(times.values, times.timezone)
-    owner = np.repeat(np.arange(len(times.counts)), times.counts)
     begins = times.begins
-    phase = np.mod(counts, freq.stride)
-    off = (inside != inside[begins][owner]) | (phase != phase[begins][owner])
+    phase = np.mod(counts, freq.stride) if freq.stride > 1 else np.zeros_like(counts)
+    off = inside != np.repeat(inside[begins], times.counts)
+    if freq.stride > 1:
+        off |= phase != np.repeat(phase[begins], times.counts)
+    if not off.any():
+        return _fit(times, freq, counts, off)
+    owner = np.repeat(np.arange(len(times.counts)), times.counts)
     if freq.is_calendar and times.timezone is not None and "/" in times.timezone:
         # A day whose midnight the clock skipped starts an hour late, and stands for that day all the same.
         late = (np.abs(inside - inside[begins][owner]) <= 2 * _HOUR) & (phase == phase[begins][owner])
@@ -142,18 +146,23 @@ def lay(times: Times, freq: Frequency) -> Fit:
         common = int(tally.argmax())
         if not np.array_equal(places[common], place[0]):
             off[part] = members.reshape(-1) != common
-    return _fit(times, freq, counts, off, owner)
+    return _fit(times, freq, counts, off)
 
 
-def _fit(times: Times, freq: Frequency, counts: Micros, off: Mask, owner: NDArray[np.int64]) -> Fit:
+def _fit(times: Times, freq: Frequency, counts: Micros, off: Mask) -> Fit:
     steps = np.zeros(len(counts), dtype=np.int64)
-    steps[1:] = (counts[1:] - counts[:-1]) // freq.stride
-    steps[times.begins] = 0
-    moved = steps > 0
-    num = len(times.counts)
-    moves = np.bincount(owner[moved | off], minlength=num)
-    bad = np.bincount(owner[off], minlength=num)
-    single = np.bincount(owner[(steps == 1) & ~off], minlength=num)
+    np.subtract(counts[1:], counts[:-1], out=steps[1:])
+    if freq.stride > 1:
+        np.floor_divide(steps, freq.stride, out=steps)
+    begins = times.begins
+    steps[begins] = 0
+
+    def per_series(which: Mask) -> NDArray[np.int64]:
+        return np.add.reduceat(which, begins, dtype=np.int64)
+
+    moves = per_series((steps > 0) | off)
+    bad = per_series(off)
+    single = per_series((steps == 1) & ~off)
     judged = times.counts >= 3
     misfit = judged & ((bad > (1 - _FIT) * moves) | (single < _EXACT * moves))
     total = max(int(moves.sum()), 1)
