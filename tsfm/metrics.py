@@ -15,6 +15,8 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
 
 Floats = NDArray[np.float64]
+_NEGLIGIBLE = 1e-9
+"""Seasonal differences below this share of the ordinary ones are rounding."""
 ZERO_SHARE = 0.5
 """Above this share of zeros in train the default metric is RMSSE: MASE would reward forecasting zero."""
 
@@ -45,13 +47,28 @@ def scales_of(frame: SeriesFrame, split: Split, *, season: int) -> Scales:
 
 
 def _scale(y: Floats, season: int) -> tuple[str | None, float, float]:
-    """(fallback taken or None, mean, root mean square)."""
-    for fallback, d in ((None, _differences(y, season)), ("lag_1", _differences(y, 1)), ("mean_absolute_value", y)):
+    """(fallback taken or None, mean, root mean square).
+
+    A scale that is only rounding counts as 0: a pattern computed in float64 repeats to 1e-12 of itself, and dividing by
+    that would let one such series outweigh all others.
+    """
+    step = _mean(np.abs(_differences(y, 1)))
+    rounding = 4 * float(np.finfo(np.float64).eps * np.fmax.reduce(np.abs(y), initial=0.0))
+    for fallback, d, negligible in (
+        (None, _differences(y, season), max(_NEGLIGIBLE * step, rounding)),
+        ("lag_1", _differences(y, 1), rounding),
+        ("mean_absolute_value", y, 0.0),
+    ):
         steps = np.abs(d[~np.isnan(d)])
-        if len(steps) and steps.max() > 0:
+        if len(steps) and steps.mean() > negligible:
             largest = float(steps.max())
             return fallback, float(steps.mean()), largest * float(np.sqrt(np.square(steps / largest).mean()))
     return "one", 1.0, 1.0
+
+
+def _mean(values: Floats) -> float:
+    observed = values[~np.isnan(values)]
+    return float(observed.mean()) if len(observed) else 0.0
 
 
 def _differences(y: Floats, lag: int) -> Floats:

@@ -44,6 +44,16 @@ class TestScales:
         assert found.num_fallbacks == {"lag_1": 1, "mean_absolute_value": 1, "one": 1}
         assert found.mase[1:].tolist() == [5.0, 1.0, 7.0]
 
+    def test_a_scale_that_is_only_rounding_is_none(self) -> None:
+        t = np.arange(200)
+        computed, steady = np.sin(2 * np.pi * t / 7), np.full(200, 0.1) + np.tile([0.0, 1e-17, 2e-17], 67)[:200]
+        noise = np.random.default_rng(0).normal(size=200)
+        found = scales(frame_of(computed, steady, 1e12 + noise, 1e-200 * noise))
+        assert found.num_fallbacks == {"lag_1": 1, "mean_absolute_value": 1, "one": 0}
+        assert found.mase[0] == pytest.approx(0.56, abs=0.02)
+        assert found.mase[1] == pytest.approx(0.1)
+        assert found.mase[2] == pytest.approx(found.mase[3] * 1e200, rel=1e-3), "a level changes no scale"
+
     def test_missing_values_are_skipped(self) -> None:
         y = np.arange(200.0)
         y[::5] = np.nan
