@@ -3,9 +3,11 @@ from it (stack.md §6: this form costs a fifth of the usual one)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from app.auth.dependencies import authenticate
 from app.errors import responses
@@ -32,6 +34,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.close()
 
 
+SMALL_BODY_BYTES = 256 * 1024
+SMALL_ANSWER_VALUES = 20_000
+"""Beyond these, reading and writing take long enough to hold up every other request: they go to a thread."""
 router = APIRouter(tags=["forecast"], lifespan=_lifespan)
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -54,8 +59,14 @@ async def forecast(request: Request) -> Response:
     principal = await authenticate(request, "forecast")
     service: ForecastService = request.app.state.forecasts
     max_series = request.app.state.services.settings.max_forecast_series
-    asked = parse_request(request, await request.body(), max_series=max_series)
+    body = await request.body()
+    parse = partial(parse_request, request, body, max_series=max_series)
+    asked = parse() if len(body) <= SMALL_BODY_BYTES else await run_in_threadpool(parse)
     result = await service.forecast(principal, asked)
     if request.headers.get("accept", "").startswith("text/csv"):
-        return Response(to_csv(result.frame, result.levels, result.numbers), media_type="text/csv; charset=utf-8")
-    return Response(to_json(result.target, result.frame, result.levels, result.numbers), media_type="application/json")
+        media_type, write = "text/csv; charset=utf-8", partial(to_csv, result.frame, result.levels, result.numbers)
+    else:
+        media_type = "application/json"
+        write = partial(to_json, result.target, result.frame, result.levels, result.numbers)
+    content = write() if result.num_values <= SMALL_ANSWER_VALUES else await run_in_threadpool(write)
+    return Response(content, media_type=media_type)

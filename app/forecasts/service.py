@@ -47,6 +47,11 @@ class ForecastResult:
     """Those that were answered: the asked ones, or the defaults where they could be had."""
     numbers: Numbers
 
+    @property
+    def num_values(self) -> int:
+        """How many numbers the answer holds."""
+        return self.numbers.point.size + self.numbers.quantiles.size
+
 
 class ForecastService:
     """Lives on one event loop, from `start` to `close`."""

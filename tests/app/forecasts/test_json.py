@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
+from app.forecasts import endpoints
 from tests.app.forecasts.conftest import Gateway, ramp, series
 from tests.app.tuned import Tuned
 from tsfm.series.load import InlineSeries, frame_from_inline
@@ -130,3 +133,27 @@ def test_the_unprefixed_route_is_the_same(gateway: Gateway) -> None:
         "/forecast", json={"model": "naive", "prediction_length": 1, "series": [{"target": [1]}]}
     )
     assert response.status_code == 200
+
+
+def test_large_bodies_and_answers_hold_up_nobody(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read and written off the event loop, to the same answer."""
+    threads: set[str] = set()
+
+    def noting(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **more: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return work(*args, **more)
+
+        return noted
+
+    for name in ("parse_request", "to_json"):
+        monkeypatch.setattr(endpoints, name, noting(getattr(endpoints, name)))
+    body = {"model": gateway.won.name, "series": [series(ramp(), item_id=f"s{i}") for i in range(3)]}
+    small = gateway.ok(body)
+    (loop,) = threads
+    threads.clear()
+    monkeypatch.setattr(endpoints, "SMALL_BODY_BYTES", 0)
+    monkeypatch.setattr(endpoints, "SMALL_ANSWER_VALUES", 0)
+    large = gateway.ok(body)
+    assert loop not in threads
+    assert large["forecasts"] == small["forecasts"]
