@@ -4,7 +4,7 @@ Validation decides; test is read here once, for the report and the verdict, afte
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,6 @@ def score_rival(name: str, windows: Windows, scales: Scales, *, period: int) -> 
     """A rival sees as much history as it can use, whatever the backbone's context is."""
     needed = rivals.history_needed(name, context_length=windows.context_length, period=period)
     return score(RivalSource(name, period=period), replace(windows, context_length=needed), scales)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """Every candidate's numbers and the verdict, both JSON-ready."""
-
-    candidates: list[dict[str, Any]]
-    verdict: dict[str, Any]
 
 
 def judge_rivals(

@@ -51,11 +51,6 @@ def principal_of(session: Session, sha256: str) -> Principal | None:
     return Principal(tenant_id=key.tenant_id, tenant=tenant, key_id=key.id, scopes=frozenset(key.scopes))
 
 
-def tenant_of_key(session: Session, sha256: str) -> str | None:
-    """The tenant id behind a key, revoked or not."""
-    return session.scalar(select(ApiKey.tenant_id).where(ApiKey.secret_sha256 == sha256))
-
-
 def all_keys() -> Select[ApiKey, str]:
     """Keys of every tenant with the tenant's name; for administrators only."""
     return select(ApiKey, Tenant.name).join(Tenant, Tenant.id == ApiKey.tenant_id)

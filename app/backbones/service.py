@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-import tsfm
 from app.backbones.schemas import BackboneList, BackboneObject, Limits, MethodObject, MethodSupport, RivalObject
 from app.errors import NotFound
 from tsfm import catalog
+from tsfm.backbones.places import find_weights
+from tsfm.errors import WeightsError
 
-SHIPPED = Path(tsfm.__file__).parent / "backbones" / "checkpoints"
 _RIVALS = {
     "naive": "The last observed value.",
     "seasonal_naive": "The value one season earlier.",
@@ -43,9 +43,12 @@ def get_backbone(name: str, weights_dir: Path) -> BackboneObject:
 
 
 def weights_available(spec: catalog.BackboneSpec, weights_dir: Path) -> bool:
-    """Whether all files of the backbone lie on this machine: shipped, or in `weights_dir/<name>/`. No hashing."""
-    places = (SHIPPED / spec.name, weights_dir / spec.name)
-    return any(all((place / name).is_file() for name in spec.files) for place in places)
+    """Whether all files of the backbone lie on this machine."""
+    try:
+        find_weights(spec, weights_dir=weights_dir)
+    except WeightsError:
+        return False
+    return True
 
 
 def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:

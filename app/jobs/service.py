@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.storage import MissingObject, file_key
 from app.tables import File, Job
 from tsfm import catalog
+from tsfm.backbones.places import find_weights
 from tsfm.errors import ConfigError
 from tsfm.request import FinetuneRequest, resolve
 from tsfm.series.options import ReadOptions
@@ -79,11 +80,11 @@ def create_from_upload(
 
 
 def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
-    """All that can be checked without the file: names, options and ranges. Raises the core's errors."""
+    """All that can be checked without the file: names, options, ranges, and that the weights lie here."""
     limit = services.settings.max_prediction_length
     if spec.prediction_length > limit:
         raise ConfigError(f"prediction_length may be at most {limit} on this service.", param="prediction_length")
-    return FinetuneRequest.from_mapping(
+    request = FinetuneRequest.from_mapping(
         {
             "backbone": spec.model,
             "method": spec.method,
@@ -96,6 +97,8 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
             "with_test": spec.gate is not None,
         }
     )
+    find_weights(catalog.backbone(request.backbone), weights_dir=services.settings.weights_path)
+    return request
 
 
 def given_roles(spec: JobCreate) -> dict[str, Any]:

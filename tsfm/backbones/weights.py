@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from tsfm.artifact import file_sha256
 from tsfm.backbones import build
 from tsfm.backbones.base import Backbone
+from tsfm.backbones.places import CONFIG, WEIGHTS, find_weights
 from tsfm.catalog import BackboneSpec
 from tsfm.errors import WeightsError
-
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 
 def load_backbone(spec: BackboneSpec, *, weights_dir: Path | None = None) -> Backbone:
@@ -25,7 +22,7 @@ def load_backbone(spec: BackboneSpec, *, weights_dir: Path | None = None) -> Bac
     Shipped checkpoints come first, then `weights_dir/<name>/`. Raises `WeightsError` naming the missing file, a digest
     that is not the catalogue's, or tensors that do not fit.
     """
-    directory = _find(spec, weights_dir)
+    directory = find_weights(spec, weights_dir=weights_dir)
     weights = directory / WEIGHTS
     found = file_sha256(weights)
     if found != spec.sha256:
@@ -38,11 +35,6 @@ def load_backbone(spec: BackboneSpec, *, weights_dir: Path | None = None) -> Bac
     model = build(spec, config, seed=0)
     load_tensors(model, load_file(weights))
     return model.eval()
-
-
-def check_available(spec: BackboneSpec, *, weights_dir: Path | None = None) -> None:
-    """Raises the `WeightsError` of `load_backbone` for a missing file, without loading anything."""
-    _find(spec, weights_dir)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -65,15 +57,3 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, t in own.items():
             t.copy_(tensors[name])
-
-
-def _find(spec: BackboneSpec, weights_dir: Path | None) -> Path:
-    places = [CHECKPOINTS / spec.name]
-    if weights_dir is not None:
-        places.append(weights_dir / spec.name)
-    for place in places:
-        if all((place / name).is_file() for name in (WEIGHTS, CONFIG)):
-            return place
-    where = f"put {WEIGHTS} and {CONFIG} into {places[-1]}" if weights_dir is not None else "give weights_dir"
-    source = f" (published at {spec.repo}, revision {spec.revision})" if spec.repo else ""
-    raise WeightsError(f"The pretrained weights of {spec.name} are not on this machine{source}: {where}.")

@@ -83,12 +83,6 @@ def to_utc(wall: Micros, zone: str | None) -> WallClock:
     return WallClock(utc=wall - offsets[np.where(repeated, before, index)], missing=missing, repeated=repeated)
 
 
-def offset_seconds(utc: int, zone: str) -> int:
-    """Seconds that the zone's clock is ahead of UTC at that moment (microseconds since 1970)."""
-    one = np.array([utc], dtype=np.int64)
-    return int((to_local(one, zone) - one)[0]) // _SECOND
-
-
 def _fixed_offset(zone: str) -> int:
     sign = -1 if zone[0] == "-" else 1
     return sign * (int(zone[1:3]) * 3600 + int(zone[4:6]) * 60) * _SECOND

@@ -1,5 +1,6 @@
 """`POST /v1/jobs`: what becomes a job, what is refused, and that a refusal leaves nothing."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from app.settings import Settings
 from app.storage import file_key
 from app.tables import File, Job
 from tests.app.jobs.factories import add_job
+from tsfm import catalog
 
 HOURS = 400
 CSV = "timestamp,load\n" + "".join(
@@ -213,6 +215,17 @@ class TestJson:
         file_id = upload(client).json()["id"]
         answer = other_client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_backbone_without_its_weights_is_refused_at_once(
+    client: httpx.Client, engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = dataclasses.replace(catalog.backbone("temper-tiny"), name="absent", repo="org/absent", revision="r1")
+    monkeypatch.setitem(catalog.BACKBONES, "absent", absent)
+    answer = submit(client, prediction_length="12", model="absent")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "weights_unavailable")
+    assert str(settings.weights_path / "absent") in answer.json()["error"]["message"]
+    assert (counts(engine), stored(settings)) == ((0, 0), [])
 
 
 class TestDryRun:

@@ -10,7 +10,8 @@ from safetensors.torch import save
 from tests import toy
 from tsfm import catalog
 from tsfm.backbones import build
-from tsfm.backbones.weights import check_available, load_backbone, load_tensors, tensors_of
+from tsfm.backbones.places import find_weights
+from tsfm.backbones.weights import load_backbone, load_tensors, tensors_of
 from tsfm.errors import UnknownName, WeightsError
 
 
@@ -42,9 +43,9 @@ def test_another_digest_is_refused(toy_weights: Path) -> None:
 
 def test_missing_weights_say_where_to_put_them(toy_weights: Path, tmp_path: Path) -> None:
     spec = catalog.backbone("toy")
-    check_available(spec, weights_dir=toy_weights)
+    assert find_weights(spec, weights_dir=toy_weights) == toy_weights / "toy"
     with pytest.raises(WeightsError, match=str(tmp_path / "toy")):
-        check_available(spec, weights_dir=tmp_path)
+        find_weights(spec, weights_dir=tmp_path)
     with pytest.raises(WeightsError, match="weights_dir"):
         load_backbone(spec)
 
