@@ -1,17 +1,18 @@
-"""Random kills of gateway, worker, run, broker and database under a stream of uploads and jobs: what is lost or doubled?
+"""Random kills of gateway, worker, run, broker and database under uploads and jobs: what is lost or doubled?
 
     ./run bench chaos [--kills 200] [--database postgresql]
 
 The processes are real and so is everything in them but the training, which is a stand-in of a second or so
 (`tests/faults/quick_run.py`), so that many jobs meet many kills. Clients repeat a request with its `Idempotency-Key`
-until it is answered; what was answered is *accepted*. When the kills are over and all is drained, each accepted job must
-have succeeded once, with one version, each accepted file be read, and nothing else may be there: no row, object, folder
-or process that nobody asked for.
+until it is answered; what was answered is *accepted*. When the kills are over and all is drained, each accepted job
+must have succeeded once, with one version, each accepted file be read, and nothing else may be there: no row, object,
+folder or process that nobody asked for.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -190,8 +191,6 @@ class Chaos:
 
 
 def _kill_pid(pid: int) -> bool:
-    import os
-
     with contextlib.suppress(ProcessLookupError):  # it ended by itself in this instant
         os.kill(pid, signal.SIGKILL)
         return True
@@ -217,7 +216,9 @@ def count(one: Deployment, accepted: Accepted) -> dict[str, Any]:
         files = dict(session.execute(select(File.id, File.status)).tuples().all())
         versions = Counter(session.scalars(select(ModelVersion.job_id)))
     del files[one.file_id]
-    lost_jobs = [job for job in accepted.jobs if job not in jobs or jobs[job].status != "succeeded" or not versions[job]]
+    lost_jobs = [
+        job for job in accepted.jobs if job not in jobs or jobs[job].status != "succeeded" or not versions[job]
+    ]
     lost_files = [file for file in accepted.files if files.get(file) != "processed"]
     doubled = [job for job, number in versions.items() if number > 1] + sorted(set(jobs) - accepted.jobs)
     try:
@@ -279,7 +280,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop killing after this long (%(default)s)")
-    parser.add_argument("--pause-seconds", type=float, default=1.0, help="between kills, on average (%(default)s)")
+    parser.add_argument("--pause-seconds", type=float, default=2.0, help="between kills, on average (%(default)s)")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder of the JSON lines")

@@ -1,4 +1,4 @@
-"""`temper serve`: broker, gateway and worker under one roof, in one home; one Ctrl-C stops them all."""
+"""`temper serve`: broker, gateway and workers under one roof, in one home; one Ctrl-C stops them all."""
 
 import contextlib
 import fcntl
@@ -20,6 +20,8 @@ from app.settings import Settings
 
 READY_SECONDS = 120.0
 MAX_EARLY_FAILURES = 2
+WORKERS = {"worker": "train", "reader": "default"}
+"""Child → its queue: a large file is read while a job runs, not after it."""
 BACKLOG = 2048
 STOP_MARGIN_SECONDS = 5.0
 """Beyond the worker's own grace time, before what is left is killed."""
@@ -61,9 +63,9 @@ def service(*, home: Path, host: str, port: int, say: Callable[[str], None]) -> 
         supervisor.add(gateway)
         _wait_until_ready(url, gateway, supervisor)
         # After the gateway, which brings the schema up to date when it starts.
-        supervisor.add(
-            Child(name="worker", arguments=["-m", "worker"], log=logs / "worker.log", environment=environment)
-        )
+        for name, queue in WORKERS.items():
+            arguments = ["-m", "worker", "--queues", queue]
+            supervisor.add(Child(name=name, arguments=arguments, log=logs / f"{name}.log", environment=environment))
         address = settings.home / ADDRESS_FILE
         address.write_text(url + "\n", encoding="utf-8")
         stack.callback(address.unlink, missing_ok=True)

@@ -95,12 +95,16 @@ class Deployment:
         return self._start("worker", ["-m", "tests.faults.quick_worker"], variables)
 
     def start_gateway(self, **variables: str) -> subprocess.Popen[bytes]:
-        """Requests wait in the socket while there is no gateway; this one answers before it is returned."""
-        number = self.listener.fileno()
-        process = self._start("gateway", ["-m", "app.cli.gateway", str(number)], variables, descriptors=(number,))
+        """It answers before it is returned."""
+        process = self.begin_gateway(**variables)
         with self.client() as client:
             wait_until(lambda: _answers(client), f"an answer of the gateway; {self.log('gateway')}")
         return process
+
+    def begin_gateway(self, **variables: str) -> subprocess.Popen[bytes]:
+        """Requests wait in the socket until it answers."""
+        number = self.listener.fileno()
+        return self._start("gateway", ["-m", "app.cli.gateway", str(number)], variables, descriptors=(number,))
 
     def _start(
         self, name: str, arguments: list[str], variables: dict[str, str], *, descriptors: tuple[int, ...] = ()

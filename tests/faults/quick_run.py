@@ -1,4 +1,4 @@
-"""`python -m tests.faults.quick_run JOB_ID OWNER`: the real run, but for its training: that is a stand-in without torch.
+"""`python -m tests.faults.quick_run JOB_ID OWNER`: the real run, but for its training: a stand-in without torch.
 
 Assignment, orders, lock, saved state, blobs and verdicts are those of `worker.run_job`; only `tsfm.finetune.run` is
 replaced. What it does is written in `HOME/script/JOB_ID` (or `HOME/script/default`), one word a line:
@@ -51,6 +51,7 @@ def finetune(
     out_dir: Path,
     report: Callable[[Progress], None],
     should_stop: Callable[[], str | None],
+    checkpoints: object,
 ) -> SimpleNamespace:
     """Counts steps, keeps the count, and writes an artifact that is the job's own and the same at each attempt."""
     job_id, home = state_dir.parent.name, state_dir.parents[2]

@@ -33,6 +33,7 @@ def postgres() -> Iterator[servers.Postgres]:
 def test_postgresql_crashes_and_comes_back(tmp_path: Path, postgres: servers.Postgres) -> None:
     """Twice under one job: for a moment, and for longer than its lease."""
     postgres.run("CREATE DATABASE temper")
+    postgres.run("ALTER DATABASE temper SET synchronous_commit = on")  # the server of the tests is set up to forget
     upgrade(postgres.url("temper"))
     home = tmp_path / "home"
     home.mkdir()

@@ -141,27 +141,3 @@ def test_events_page_newest_first(client: httpx.Client, make: Make, engine: Engi
     rest = client.get(f"/v1/jobs/{job_id}/events", params={"after": page["last_id"]}).json()
     assert ([event["data"]["step"] for event in rest["data"]], rest["has_more"]) == ([0], False)
     assert client.get(f"/v1/jobs/{job_id}/events", params={"after": "ftevent-none"}).status_code == 422
-
-
-def test_checkpoints_are_the_evaluations_that_beat_all_before(client: httpx.Client, make: Make, engine: Engine) -> None:
-    job_id = make(JobStatus.RUNNING)
-    assert client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"] == []
-    _evaluate(engine, job_id, [0.1, 0.9, 0.95, None, 0.7, 0.8])
-    page = client.get(f"/v1/jobs/{job_id}/checkpoints").json()
-    assert [checkpoint["step_number"] for checkpoint in page["data"]] == [4, 1], "step 0 is never kept"
-    assert page["data"][0]["metrics"]["validation_loss"] == 0.7
-    assert page["data"][0]["id"].startswith("ftckpt_")
-    rest = client.get(f"/v1/jobs/{job_id}/checkpoints", params={"after": page["first_id"]}).json()
-    assert [checkpoint["step_number"] for checkpoint in rest["data"]] == [1]
-
-
-def test_the_start_of_a_second_trial_is_no_checkpoint(client: httpx.Client, make: Make, engine: Engine) -> None:
-    """Its weights are the untrained ones, however well they do."""
-    job_id = make(JobStatus.RUNNING)
-    _evaluate(engine, job_id, [0.1, 0.9])
-    start = leases.Event(message="evaluated", kind="metrics", data={"step": 40, "validation_loss": 0.1, "kept": False})
-    with session_scope(engine) as session:
-        assert leases.heartbeat(session, job_id, owner=OWNER, lease_seconds=30, events=[start])
-    page = client.get(f"/v1/jobs/{job_id}/checkpoints").json()
-    assert [checkpoint["step_number"] for checkpoint in page["data"]] == [1]
-    assert "kept" not in page["data"][0]["metrics"]
