@@ -57,6 +57,10 @@ _MONTHS = {
     Unit.YEAR_END: 12,
 }
 _ENDS = frozenset({Unit.MONTH_END, Unit.QUARTER_END, Unit.YEAR_END})
+_YEARS = {unit: span / (365 * DAY) for unit, span in _SPAN.items()}
+_YEARS |= {unit: months / 12 for unit, months in _MONTHS.items()} | {Unit.BUSINESS_DAY: 1 / 260, Unit.INTEGER: 0.0}
+LONGEST_YEARS = 1000
+"""Longer steps would leave what a 64-bit count of microseconds can hold."""
 WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _SPELLINGS = {
     Unit.MICROSECOND: ("us", "U", "microsecond"),
@@ -210,6 +214,10 @@ def parse(alias: str) -> Frequency:
             param="freq",
         )
     multiple, anchor = int(match.group(1) or 1), (match.group(3) or "").upper()
+    if multiple * _YEARS[unit] > LONGEST_YEARS:
+        raise ConfigError(
+            f"{alias!r}: a step is at most {LONGEST_YEARS} years long.", code="unknown_freq", param="freq"
+        )
     if unit is Unit.WEEK:
         if anchor and anchor not in WEEKDAYS:
             raise ConfigError(f"{alias!r}: weeks are anchored on MON … SUN.", code="unknown_freq", param="freq")

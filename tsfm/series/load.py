@@ -184,6 +184,13 @@ def _start(item: InlineSeries, i: int, frequency: frequencies.Frequency, zone: s
             param=f"series.{i}.start",
         )
     moment = _moment(item, i)
+    if frequency.unit is frequencies.Unit.BUSINESS_DAY and moment.weekday() > 4:
+        raise DataError(
+            f"Series {item.item_id!r} starts on a {moment:%A}, but freq 'B' has business days only: correct the start, "
+            "or say freq 'D'.",
+            code="invalid_timestamp",
+            param=f"series.{i}.start",
+        )
     if moment.tzinfo is not None:
         return (moment - _EPOCH) // timedelta(microseconds=1)
     wall = np.array([(moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)], dtype=np.int64)

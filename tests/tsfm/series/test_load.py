@@ -48,6 +48,7 @@ def test_without_start_and_freq_the_index_counts() -> None:
         ([InlineSeries(item_id="a", start="yesterday", freq="h", target=[1])], "invalid_timestamp", "series.0.start"),
         ([InlineSeries(item_id="a", start="2026-01-01", freq="1", target=[1])], "invalid_timestamp", "series.0.start"),
         ([InlineSeries(item_id="a", start=3, freq="h", target=[1])], "invalid_timestamp", "series.0.start"),
+        ([InlineSeries(item_id="a", start="2026-01-03", freq="B", target=[1])], "invalid_timestamp", "series.0.start"),
         ([InlineSeries(item_id="a", target=[1])] * 2, "duplicate_item_id", "series.1.item_id"),
         (
             [
