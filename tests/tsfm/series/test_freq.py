@@ -23,7 +23,8 @@ ALIASES += ["QE", "YS", "YE", "ms", "1"]
         ("H", "h"), ("60min", "h"), ("T", "min"), ("15T", "15min"), ("S", "s"), ("24h", "D"), ("d", "D"), ("M", "ME"),
         ("3MS", "QS"), ("12ME", "YE"), ("Q", "QE"), ("QS-OCT", "QS"), ("A", "YE"), ("Y", "YE"), ("AS", "YS"),
         ("W", "W-SUN"), ("w-mon", "W-MON"), ("hourly", "h"), ("monthly", "MS"), ("1", "1"), ("0.5h", None), ("x", None),
-        ("", None), ("0h", None), ("W-XYZ", None), ("-h", None), ("999999999D", None), ("999999999W", None), ("999999YS", None),
+        ("", None), ("0h", None), ("W-XYZ", None), ("-h", None),
+        ("999999999D", None), ("999999999W", None), ("999999YS", None),
     ],
 )  # fmt: skip
 def test_parse(given_alias: str, canonical: str | None) -> None:
