@@ -54,6 +54,10 @@ class Broker:
     def url(self) -> str:
         return f"redis+socket://{self.socket_path}"
 
+    def is_up(self) -> bool:
+        """Whether the server runs; one that somebody else started is asked, since its process is not ours to watch."""
+        return answers(self.socket_path) if self.process is None else self.process.poll() is None
+
     def close(self) -> None:
         """Stop the server if this object started it; a reused one is left to its owner."""
         if self.process is None or self.process.poll() is not None:

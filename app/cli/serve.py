@@ -23,6 +23,7 @@ MAX_EARLY_FAILURES = 2
 WORKERS = {"worker": "train", "reader": "default"}
 """Child → its queue: a large file is read while a job runs, not after it."""
 BACKLOG = 2048
+BROKER_PAUSE_SECONDS = 5.0
 STOP_MARGIN_SECONDS = 5.0
 """Beyond the worker's own grace time, before what is left is killed."""
 
@@ -49,7 +50,7 @@ def service(*, home: Path, host: str, port: int, say: Callable[[str], None]) -> 
         url = _url(host, listener.getsockname()[1])
         supervisor = Supervisor(say=say)
         supervisor.listen()
-        _embedded_broker(settings, supervisor, stack)
+        _embedded_broker(settings, supervisor, stack, say)
         stack.callback(supervisor.stop, grace_seconds=settings.stop_grace_seconds + STOP_MARGIN_SECONDS)
         environment = _environment(settings, host, listener.getsockname()[1])
         logs = settings.home / "logs"
@@ -135,8 +136,11 @@ def _url(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _embedded_broker(settings: Settings, supervisor: Supervisor, stack: contextlib.ExitStack) -> None:
-    """Starts this home's own broker, unless TEMPER_BROKER_URL names another, and starts it again if it dies."""
+def _embedded_broker(
+    settings: Settings, supervisor: Supervisor, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> None:
+    """Starts this home's own broker, unless TEMPER_BROKER_URL names another, and starts it again if it dies. The
+    service goes on without it meanwhile: its messages are only hints."""
     if settings.broker_url != f"redis+socket://{socket_path(settings.home)}":
         return
     running: list[Broker] = []
@@ -147,10 +151,17 @@ def _embedded_broker(settings: Settings, supervisor: Supervisor, stack: contextl
         except BrokerUnavailable as error:
             raise CommandError(str(error)) from error
 
+    retry_at = 0.0
+
     def tend() -> None:
-        process = running[0].process
-        if process is not None and process.poll() is not None:
+        nonlocal retry_at
+        if time.monotonic() < retry_at or running[0].is_up():
+            return
+        try:
             start()
+        except CommandError as error:
+            say(f"{error} Trying again in {BROKER_PAUSE_SECONDS:g} s.")
+            retry_at = time.monotonic() + BROKER_PAUSE_SECONDS
 
     start()
     stack.callback(lambda: running[0].close())
