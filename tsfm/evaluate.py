@@ -14,9 +14,8 @@ from tsfm.catalog import RIVALS
 from tsfm.errors import Cancelled
 from tsfm.metrics import Errors, Scales
 from tsfm.series.windows import Windows
-from tsfm.tasks.forecast import RivalSource, Source
+from tsfm.tasks.forecast import BATCH_SIZE, RivalSource, Source
 
-BATCH_SIZE = 128
 TUNED, ZERO_SHOT = "tuned", "zero_shot"
 
 

@@ -30,7 +30,8 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import WindowBatch, tail
 
 Floats = NDArray[np.float64]
-BATCH_SIZE = 128
+BATCH_SIZE = 64
+"""Series of one forward pass. On a CPU larger ones cost more for each: their activations are mapped anew every time."""
 DEFAULT_RIVAL_CONTEXT = 512
 """Steps a rival averages over when no job said otherwise; temper-tiny's context."""
 
