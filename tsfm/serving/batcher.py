@@ -28,7 +28,7 @@ class OverloadedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherConfig:
-    max_batch_weight: int = 256
+    max_batch_weight: int = 64
     """Most series in one forward pass."""
     max_pending_weight: int = 4_096
     """Most series waiting; beyond it `submit` refuses."""
