@@ -133,6 +133,20 @@ class JobEvent(Base):
     data: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 
+class JobCheckpoint(Base):
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """`ftckpt_…`: also the name that `/v1/forecast` takes."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    step: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime]
+    metrics: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(80))
+    files: Mapped[dict[str, Any]]
+    """Artifact path → sha256 of the stored blob; empty once it is no longer kept."""
+
+
 class Model(Base):
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("tenant_id", "name"), Index(None, "tenant_id", "created_at", "id"))

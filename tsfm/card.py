@@ -6,8 +6,8 @@ from typing import Any
 
 def render(manifest: Mapping[str, Any]) -> str:
     """`README.md` of an artifact; deterministic, like the manifest it is made from."""
-    backbone, method, verdict = manifest["backbone"], manifest["method"], manifest["verdict"]
-    report, metric = manifest["data"]["report"], manifest["verdict"]["metric"]
+    backbone, method = manifest["backbone"], manifest["method"]
+    report = manifest["data"]["report"]
     options = ", ".join(f"{k} = {v}" for k, v in method.items() if k != "type")
     lines = [
         f"# {backbone['name']} tuned with {method['type']}",
@@ -24,6 +24,24 @@ def render(manifest: Mapping[str, Any]) -> str:
         "",
         "## Verdict",
         "",
+        *_verdict(manifest),
+        "",
+        "## Opening it",
+        "",
+        "`tsfm.tasks.forecast.Forecaster.open(directory)`; `manifest.json` holds every setting, `model.safetensors` "
+        "the whole network in float32.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(manifest: Mapping[str, Any]) -> list[str]:
+    verdict = manifest["verdict"]
+    if verdict is None:
+        step = manifest["training"]["best_step"]
+        return [f"None: a checkpoint of step {step} of a run that had not ended. Nothing was judged or calibrated."]
+    metric = verdict["metric"]
+    return [
         verdict["reason"],
         "",
         f"| candidate | validation {metric} | test {metric} |",
@@ -34,14 +52,7 @@ def render(manifest: Mapping[str, Any]) -> str:
         ),
         "",
         "Validation chose the weights; the test block was read once, for this table. Quantiles are not calibrated.",
-        "",
-        "## Opening it",
-        "",
-        "`tsfm.tasks.forecast.Forecaster.open(directory)`; `manifest.json` holds every setting, `model.safetensors` "
-        "the whole network in float32.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _cell(scores: Mapping[str, Any] | None, metric: str) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -24,7 +24,7 @@ from tsfm.device import default_device, facts
 from tsfm.errors import DataError
 from tsfm.methods.base import Method
 from tsfm.metrics import Scales, default_metric, scales_of, zero_share
-from tsfm.progress import Progress, Reporter
+from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.request import FinetuneRequest, resolve
 from tsfm.search import Outcome, Search
 from tsfm.series import freq as frequencies
@@ -82,6 +82,7 @@ def run(
     out_dir: Path,
     report: Callable[[Progress], None],
     should_stop: Callable[[], str | None],
+    checkpoints: Checkpoints | None = None,
     device: torch.device | None = None,
 ) -> FinetuneResult:
     """Fine-tunes, judges on history nothing else touched, and writes the artifact at `out_dir`.
@@ -100,7 +101,19 @@ def run(
     zero_shot = load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False)
     clock.lap("loading_seconds")
 
-    outcome = _train(data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device)
+    def write(outcome: Outcome, where: Path, candidates: list[dict[str, Any]], verdict: dict[str, Any] | None) -> _Made:
+        chosen = {**resolved, "method_config": outcome.method_config, "hyperparameters": outcome.hyperparameters}
+        manifest = _manifest(outcome, zero_shot, data, chosen, spec, candidates, verdict, device)
+        tensors = {name: t.cpu().contiguous() for name, t in outcome.method.export(outcome.model).items()}
+        return _Made(chosen, manifest, write_artifact(where, save(tensors), manifest, card.render(manifest)))
+
+    def kept(outcome: Outcome) -> None:
+        if checkpoints is not None and clock.is_due(checkpoints.every_seconds):
+            where = out_dir.with_name(f"{out_dir.name}-checkpoint")
+            made = write(outcome, where, [], None)
+            checkpoints.take(Checkpoint(digest=made.digest, out_dir=where, at=reporter.now))
+
+    outcome = _train(data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device, kept)
     clock.lap("training_seconds")
 
     reporter.phase("evaluating")
@@ -109,22 +122,25 @@ def run(
     clock.lap("evaluating_seconds")
 
     reporter.phase("saving", share=0.9)
-    chosen = {**resolved, "method_config": outcome.method_config, "hyperparameters": outcome.hyperparameters}
-    manifest = _manifest(outcome, zero_shot, data, chosen, spec, candidates, verdict, device)
-    tensors = {name: t.cpu().contiguous() for name, t in outcome.method.export(outcome.model).items()}
-    digest = write_artifact(out_dir, save(tensors), manifest, card.render(manifest))
+    made = write(outcome, out_dir, candidates, verdict)
     clock.lap("saving_seconds")
     return FinetuneResult(
-        digest=digest,
+        digest=made.digest,
         out_dir=out_dir,
-        resolved=chosen,
+        resolved=made.chosen,
         candidates=candidates,
         verdict=verdict,
         data_report=data.report,
         timing=clock.laps,
         num_trainable_parameters=outcome.num_trainable_parameters,
-        manifest=manifest,
+        manifest=made.manifest,
     )
+
+
+class _Made(NamedTuple):
+    chosen: dict[str, Any]
+    manifest: dict[str, Any]
+    digest: str
 
 
 def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.BackboneSpec) -> Data:
@@ -197,6 +213,7 @@ def _train(
     reporter: Reporter,
     should_stop: Callable[[], str | None],
     device: torch.device,
+    on_kept: Callable[[Outcome], None],
 ) -> Outcome:
     def fresh() -> Backbone:
         return load_backbone(spec, weights_dir=weights_dir)
@@ -222,6 +239,7 @@ def _train(
         reporter=reporter,
         should_stop=should_stop,
         device=device,
+        on_kept=on_kept,
     )
     return search.run()
 
@@ -278,10 +296,11 @@ def _manifest(
     chosen: dict[str, Any],
     spec: catalog.BackboneSpec,
     candidates: list[dict[str, Any]],
-    verdict: dict[str, Any],
+    verdict: dict[str, Any] | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    seasonal = next(c for c in candidates if c["name"] == "seasonal_naive")
+    """`candidates` is empty and `verdict` None in a checkpoint, which nobody judged."""
+    judged = {c["name"]: c for c in candidates}
     return {
         "task": chosen["task"],
         "prediction_length": chosen["prediction_length"],
@@ -302,7 +321,7 @@ def _manifest(
         "data": {"sha256": provenance.frame_sha256(data.frame), "report": data.report},
         "candidates": candidates,
         "verdict": verdict,
-        "rivals": {"seasonal_naive": {"period": seasonal["period"]}},
+        "rivals": {name: {"period": judged[name]["period"]} for name in ("seasonal_naive",) if judged},
         "calibration": None,
         "code": {"sha256": provenance.code_sha256()},
         "libraries": provenance.library_versions(),
@@ -314,6 +333,15 @@ class _Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._at = time.monotonic()
+        self._taken_at = float("-inf")
+
+    def is_due(self, every_seconds: float) -> bool:
+        """True at the first call, then once in `every_seconds` at most."""
+        now = time.monotonic()
+        due = now - self._taken_at >= every_seconds
+        if due:
+            self._taken_at = now
+        return due
 
     def lap(self, name: str) -> None:
         now = time.monotonic()

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 MIN_INTERVAL_SECONDS = 0.5
@@ -33,6 +34,25 @@ class Progress:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The best weights of a run that goes on, as an artifact that nobody judged."""
+
+    digest: str
+    out_dir: Path
+    """The receiver may move or remove it."""
+    at: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Wanted at an improvement of the validation error: the first one, then at most one every `every_seconds`."""
+
+    every_seconds: float
+    take: Callable[[Checkpoint], None]
+    """Called in the thread that trains, which waits."""
+
+
 class Reporter:
     """Builds `Progress` values and throttles them: phase changes, messages and evaluations always go through."""
 
@@ -42,6 +62,11 @@ class Reporter:
         self._first: tuple[float, int] | None = None
         self._now = Progress(phase="loading")
         self._offset = 0
+
+    @property
+    def now(self) -> Progress:
+        """Where the run stands, whether it was sent or not."""
+        return self._now
 
     def phase(self, phase: str, message: str | None = None, *, share: float = 0.0) -> None:
         """`share` is how much of what follows training is done (evaluating and saving)."""

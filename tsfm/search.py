@@ -75,6 +75,8 @@ class Search:
     reporter: Reporter
     should_stop: Callable[[], str | None]
     device: torch.device
+    on_kept: Callable[[Outcome], None] | None = None
+    """Called with what the run itself (no trial) has come to, whenever that is its best so far."""
     spent_seconds: float = 0.0
     planned_steps: int = 0
     trials: list[dict[str, Any]] = field(default_factory=list)
@@ -183,7 +185,9 @@ class Search:
         left = None if budget is None else max(float(budget) - self.spent_seconds, 0.0)
         stage = self._stage("run", trial, config, total, left)
         self.reporter.stage(self.planned_steps, f"Training for at most {total} steps at {trial.learning_rate:.3g}.")
-        at, model, method = self._run_stage(stage, trial)
+        return self._outcome(*self._run_stage(stage, trial, self.on_kept), trial, total)
+
+    def _outcome(self, at: Position, model: Backbone, method: Method, trial: Trial, total: int) -> Outcome:
         return Outcome(
             model=model,
             method=method,
@@ -227,7 +231,9 @@ class Search:
             return None
         return Position(**scalars["position"])
 
-    def _run_stage(self, stage: Stage, trial: Trial) -> tuple[Position, Backbone, Method]:
+    def _run_stage(
+        self, stage: Stage, trial: Trial, on_kept: Callable[[Outcome], None] | None = None
+    ) -> tuple[Position, Backbone, Method]:
         spec = catalog.method(self.resolved["method"])
         method = methods.create(spec.name, spec.config(**trial.method_config))
         model = method.prepare(self.fresh()).to(self.device)
@@ -236,6 +242,10 @@ class Search:
         def validate(_: Backbone) -> Validation:
             metrics = score(source, self.validation, self.scales, should_stop=self.should_stop)
             return Validation(error=metrics.get(self.metric), metrics=metrics)
+
+        def kept(at: Position) -> None:
+            if on_kept is not None:
+                on_kept(self._outcome(at, model, method, trial, stage.total_steps))
 
         at = train(
             model,
@@ -246,5 +256,6 @@ class Search:
             device=self.device,
             reporter=self.reporter,
             should_stop=self.should_stop,
+            on_kept=kept,
         )
         return at, model, method

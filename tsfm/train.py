@@ -122,18 +122,20 @@ def train(
     device: torch.device,
     reporter: Reporter,
     should_stop: Callable[[], str | None],
+    on_kept: Callable[[Position], None] | None = None,
 ) -> Position:
     """Trains `model` (prepared by `method`, on `device`) in place and leaves its best weights in it.
 
     Continues from the stage's state where there is one. The global generators are seeded and put back afterwards.
     Raises `Cancelled` within one step of a stop (its `code` is the reason; the state is saved), `NonFinite` with the
-    weights before that step kept in the state, `OutOfMemory` when not even one window fits.
+    weights before that step kept in the state, `OutOfMemory` when not even one window fits. `on_kept` is called
+    whenever the weights that `model` holds, in eval mode, became the best; it must not change them.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stage.config.seed)
         run = _Run(model, method, windows, stage=stage, device=device, reporter=reporter)
         run.resume()
-        run.loop(validate, should_stop)
+        run.loop(validate, should_stop, on_kept or (lambda at: None))
         run.keep_best()
     return run.at
 
@@ -165,7 +167,12 @@ class _Run:
         self._clock = time.monotonic()
         self._saved_at = self._clock
 
-    def loop(self, validate: Callable[[Backbone], Validation], should_stop: Callable[[], str | None]) -> None:
+    def loop(
+        self,
+        validate: Callable[[Backbone], Validation],
+        should_stop: Callable[[], str | None],
+        on_kept: Callable[[Position], None],
+    ) -> None:
         """Evaluate when due, else step, until the schedule, patience or the budget ends."""
         at, total = self.at, self.stage.total_steps
         while at.stopped is None:
@@ -176,7 +183,8 @@ class _Run:
             over = self.stage.budget_seconds is not None and at.elapsed_seconds >= self.stage.budget_seconds
             last = at.step == total or (over and at.step > 0)
             if at.evaluated_at < at.step and (last or at.step % self.interval == 0):
-                self._evaluate(validate)
+                if self._evaluate(validate):
+                    on_kept(at)
                 continue
             if last:
                 at.stopped = "completed" if at.step == total else "budget"
@@ -243,8 +251,9 @@ class _Run:
             self.method.gradients(self.model, batch, weight=weight, precision=training_precision(self.device)) * weight
         )
 
-    def _evaluate(self, validate: Callable[[Backbone], Validation]) -> None:
-        """Step 0 is logged but never eligible (evaluation.md §5): else `full` would silently become zero-shot."""
+    def _evaluate(self, validate: Callable[[Backbone], Validation]) -> bool:
+        """Whether the weights were kept. Step 0 is logged but never eligible (evaluation.md §5): else `full` would
+        silently become zero-shot."""
         at = self.at
         self.model.eval()
         try:
@@ -263,6 +272,7 @@ class _Run:
         elif at.step > warmup_steps(self.config, self.stage.total_steps):
             at.worse_evaluations += 1
         self.reporter.evaluated(found.error, {**found.metrics, "kept": kept})
+        return kept
 
     def keep_best(self) -> None:
         """The best weights into the model; eval mode."""

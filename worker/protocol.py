@@ -1,7 +1,8 @@
 """What supervisor and run say to each other: JSON lines on the run's stdout, one word a line on its stdin.
 
 stdin    first line: `Assignment` as JSON; then orders (`Order`); its end means that the supervisor is gone
-stdout   {"type": "progress", …} and {"type": "alive"} any number of times, then one of
+stdout   {"type": "progress", …}, {"type": "alive"}, {"type": "checkpoint", "metrics", "digest", "files" or null},
+         any number of times, then one of
          {"type": "result", "result": {…}, "files": {path: sha256}}
          {"type": "stopped"}                                            an order was obeyed
          {"type": "error", "code", "message", "param", "details", "retry"}

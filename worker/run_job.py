@@ -13,11 +13,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
-from app.errors import ApiError
+from app.errors import ApiError, StorageUnavailable
 from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
+from tsfm.artifact import files_of
 from tsfm.errors import Cancelled, TemperError
 from worker.attach import die_with_parent
 from worker.protocol import Assignment, message
@@ -120,8 +122,8 @@ def _run(
     speak: Callable[[str, Any], None],
 ) -> dict[str, Any]:
     # Here and not at the top: torch takes a second or two to import, and the watch on stdin must stand before.
-    from tsfm import artifact, finetune
-    from tsfm.progress import Progress
+    from tsfm import finetune
+    from tsfm.progress import Checkpoint, Checkpoints, Progress
     from tsfm.request import FinetuneRequest
     from tsfm.series.load import load_frame
 
@@ -148,6 +150,16 @@ def _run(
             said_at = time.monotonic()
         return orders.current()
 
+    def take(checkpoint: Checkpoint) -> None:
+        files: dict[str, str] | None = None
+        try:
+            files = _store(store, checkpoint.out_dir)
+        except (StorageUnavailable, ApiError):
+            traceback.print_exc()  # a store that is away or full for now costs the checkpoint, not the run
+        at = checkpoint.at
+        metrics = {"step": at.step, "train_loss": at.train_loss, "validation_loss": at.validation_loss}
+        speak("checkpoint", {"metrics": metrics, "digest": checkpoint.digest, "files": files})
+
     try:
         result = finetune.run(
             FinetuneRequest.from_mapping(assignment.request),
@@ -157,16 +169,22 @@ def _run(
             out_dir=folder.work / "artifact",
             report=report,
             should_stop=should_stop,
+            checkpoints=Checkpoints(every_seconds=settings.checkpoint_seconds, take=take),
         )
     except Cancelled:
         keeper.push(now=True)
         raise
-    files = artifact.files_of(result.out_dir)
+    kept = {name: value for name, value in result.to_mapping().items() if name != "out_dir"}
+    return {"result": kept, "files": _store(store, result.out_dir)}
+
+
+def _store(store: Store, directory: Path) -> dict[str, str]:
+    """Puts an artifact's files; answers path → sha256."""
+    files = files_of(directory)
     for path, sha256 in files.items():
         # Always written, even if the blob is there already: its age tells the sweeper that it is wanted.
-        store.put_file(blob_key(sha256), result.out_dir / path)
-    kept = {name: value for name, value in result.to_mapping().items() if name != "out_dir"}
-    return {"result": kept, "files": files}
+        store.put_file(blob_key(sha256), directory / path)
+    return files
 
 
 def _own_stdout() -> Callable[[str, Any], None]:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.db import session_scope
 from app.jobs import leases
+from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.leases import Event, Flags
 from app.queue import Queue
 from app.settings import Settings
@@ -195,6 +196,7 @@ class Watch:
     process: RunProcess
     progress: dict[str, Any] | None = None
     events: list[Event] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     order: Order | None = None
     ordered_at: float = 0.0
     terminated: bool = False
@@ -214,6 +216,8 @@ class Watch:
                 self.heard_at = time.monotonic()
                 if message["type"] == "progress":
                     self._note(message)
+                elif message["type"] == "checkpoint":
+                    self._note_checkpoint(message)
                 elif message["type"] != "alive":
                     final = message
             elif ended:
@@ -249,11 +253,20 @@ class Watch:
         if message.get("metrics"):
             self.events.append(metrics_event(progress, message["metrics"]))
 
+    def _note_checkpoint(self, message: Mapping[str, Any]) -> None:
+        metrics, files = message["metrics"], message["files"]
+        if files is None:
+            text = f"The checkpoint of step {metrics['step']} could not be stored; training goes on."
+            self.events.append(Event(message=text, level="warn", data={"step": metrics["step"]}))
+        else:
+            self.checkpoints.append(Checkpoint(metrics=metrics, digest=message["digest"], files=files))
+
     def _beat(self, every_seconds: float | None = None) -> bool:
         """Renews the lease when it is time, or when there is something to write; False when the lease is lost."""
         settings, now = self.worker.settings, time.monotonic()
         if every_seconds is None:
-            every_seconds = FLUSH_SECONDS if self.progress is not None or self.events else settings.heartbeat_seconds
+            news = self.progress is not None or self.events or self.checkpoints
+            every_seconds = FLUSH_SECONDS if news else settings.heartbeat_seconds
         if now - self.beaten_at < every_seconds:
             return True
         try:
@@ -264,13 +277,13 @@ class Watch:
         if flags is None:
             log.warning("lease_lost", job=self.claimed.job_id)
             return False
-        self.beaten_at, self.progress, self.events = now, None, []
+        self.beaten_at, self.progress, self.events, self.checkpoints = now, None, [], []
         self._obey(flags)
         return True
 
     def _write(self) -> Flags | None:
         with session_scope(self.worker.engine) as session:
-            return leases.heartbeat(
+            flags = leases.heartbeat(
                 session,
                 self.claimed.job_id,
                 owner=self.claimed.owner,
@@ -278,6 +291,10 @@ class Watch:
                 progress=self.progress,
                 events=self.events,
             )
+            if flags is not None:
+                for checkpoint in self.checkpoints:
+                    add_checkpoint(session, self.claimed.job_id, checkpoint)
+            return flags
 
     def _obey(self, flags: Flags) -> None:
         if flags.cancel and self.order is not Order.CANCEL:

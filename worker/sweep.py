@@ -4,7 +4,7 @@ expired lease        → the job is queued again, paused, cancelled or failed, a
 queued, message lost → sent again
 file never read      → sent again
 left on this disk    → folders of runs that have ended, old temporary files
-left in storage      → blobs that no version names and nobody wrote for a day
+left in storage      → blobs that no version or checkpoint names and nobody wrote for a day
 """
 
 import shutil
@@ -28,7 +28,7 @@ from app.jobs import leases
 from app.jobs.states import TERMINAL, JobStatus
 from app.queue import READ_FILE, RUN_JOB, enqueue, send_hint
 from app.registry.service import free_deleted_blobs
-from app.tables import Job, ModelVersion
+from app.tables import Job, JobCheckpoint, ModelVersion
 from app.tables import Worker as WorkerRow
 from worker.supervise import Worker
 
@@ -169,7 +169,8 @@ def _clean_blobs(worker: Worker) -> None:
     if not old:
         return
     with session_scope(worker.engine, read_only=True) as session:
-        named = {sha256 for files in session.scalars(select(ModelVersion.files)) for sha256 in files.values()}
+        kept = (*session.scalars(select(ModelVersion.files)), *session.scalars(select(JobCheckpoint.files)))
+    named = {sha256 for files in kept for sha256 in files.values()}
     for key in old:
         if key.removeprefix("blobs/sha256/").replace("/", "") not in named:
             log.info("blob_removed", key=key)

@@ -1,6 +1,6 @@
 """What a job has left behind so far: its events, live or in pages, and its checkpoints."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import orjson
 from sqlalchemy import Row
@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from sse_starlette.event import ServerSentEvent
 
 from app.auth.keys import Principal
-from app.errors import ApiError
 from app.jobs.repository import Jobs
 from app.jobs.schemas import CheckpointObject, JobEventObject
 from app.jobs.service import get
@@ -16,7 +15,7 @@ from app.jobs.show import show_checkpoint, show_event
 from app.jobs.states import TERMINAL
 from app.jobs.stream import EventHub
 from app.paging import Page, PageQuery, list_rows, to_page
-from app.tables import JobEvent
+from app.tables import JobCheckpoint, JobEvent
 
 
 def list_events(session: Session, principal: Principal, job_id: str, query: PageQuery) -> Page[JobEventObject]:
@@ -32,37 +31,15 @@ def _show_row(row: Row[JobEvent]) -> JobEventObject:
 
 
 def list_checkpoints(session: Session, principal: Principal, job_id: str, query: PageQuery) -> Page[CheckpointObject]:
-    """Evaluations whose weights were kept and that beat all before them, newest first; the newest still are."""
+    """The best weights so far, each time they were exported, newest first."""
     get(session, principal, job_id)
-    events = Jobs(session=session, tenant_id=principal.tenant_id).metrics(job_id)
-    kept = [show_checkpoint(event) for event in reversed(_improvements(events))]
-    ids = [checkpoint.id for checkpoint in kept]
-    if query.after is not None:
-        if query.after not in ids:
-            message = f"after: this job has no checkpoint {query.after!r}."
-            raise ApiError(422, "invalid_cursor", message, param="after")
-        kept = kept[ids.index(query.after) + 1 :]
-    shown = kept[: query.limit]
-    return Page(
-        object="list",
-        data=shown,
-        has_more=len(kept) > len(shown),
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-    )
+    checkpoints = Jobs(session=session, tenant_id=principal.tenant_id).checkpoints(job_id)
+    found = list_rows(session, checkpoints, query, keys=(JobCheckpoint.step,), id_column=JobCheckpoint.id)
 
+    def show_row(row: Row[JobCheckpoint]) -> CheckpointObject:
+        return show_checkpoint(row[0])
 
-def _improvements(events: Sequence[JobEvent]) -> list[JobEvent]:
-    best: float | None = None
-    kept = []
-    for event in events:
-        data = event.data or {}
-        error = data.get("validation_loss")
-        # The start of a stage is logged, but its weights are never kept (evaluation.md §5).
-        if error is not None and data.get("kept") and (best is None or error < best):
-            best = error
-            kept.append(event)
-    return kept
+    return to_page(found, show_row, id_of=lambda checkpoint: checkpoint.id)
 
 
 def all_seen(session: Session, principal: Principal, job_id: str, *, after: int) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.ids import EVENT, new_id, utc_now
 from app.jobs import states
 from app.jobs.states import ACTIVE, JobStatus
-from app.tables import Job, JobEvent, UtcDateTime
+from app.tables import Job, JobCheckpoint, JobEvent, UtcDateTime
 
 
 def database_now(session: Session) -> ColumnElement[datetime]:
@@ -120,11 +120,9 @@ class Jobs:
         """The job's history, for `app.paging.list_rows`."""
         return select(JobEvent).join(Job).where(JobEvent.job_id == job_id, Job.tenant_id == self.tenant_id)
 
-    def metrics(self, job_id: str) -> Sequence[JobEvent]:
-        """Every evaluation, oldest first."""
-        return self.session.scalars(
-            self.events(job_id).where(JobEvent.type == "metrics").order_by(JobEvent.sequence)
-        ).all()
+    def checkpoints(self, job_id: str) -> Select[JobCheckpoint]:
+        """The same of its checkpoints."""
+        return select(JobCheckpoint).join(Job).where(JobCheckpoint.job_id == job_id, Job.tenant_id == self.tenant_id)
 
     def num_events_behind(self, job_id: str, sequence: int) -> int:
         behind = self.events(job_id).where(JobEvent.sequence > sequence).subquery()

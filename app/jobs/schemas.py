@@ -166,7 +166,10 @@ class CheckpointObject(ResponseModel):
     object: Literal["fine_tuning.job.checkpoint"]
     created_at: int
     fine_tuning_job_id: str
-    fine_tuned_model_checkpoint: str | None
-    """Null: a checkpoint is kept for the run, not served."""
+    fine_tuned_model_checkpoint: str | None = Field(
+        description="Name for `/v1/forecast`, also while the job runs; null once the weights are no longer kept."
+    )
+    digest: str
+    judged: Literal[False] = Field(description="No test block was read: only a job's end registers a judged version.")
     metrics: dict[str, Any]
     step_number: int

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from app.ids import CHECKPOINT, unix_seconds, utc_now
+from app.ids import unix_seconds, utc_now
 from app.jobs.schemas import CheckpointObject, Estimate, JobError, JobEventObject, JobObject, Progress
 from app.jobs.states import JobStatus
-from app.tables import Job, JobEvent
+from app.tables import Job, JobCheckpoint, JobEvent
 
 
 def show(job: Job) -> JobObject:
@@ -85,17 +85,17 @@ def show_event(event: JobEvent) -> JobEventObject:
     )
 
 
-def show_checkpoint(event: JobEvent) -> CheckpointObject:
-    """The evaluation that was best so far, whose weights the run keeps in its state."""
-    data = event.data or {}
+def show_checkpoint(row: JobCheckpoint) -> CheckpointObject:
     return CheckpointObject(
-        id=event.id.replace("ftevent-", CHECKPOINT, 1),
+        id=row.id,
         object="fine_tuning.job.checkpoint",
-        created_at=unix_seconds(event.created_at),
-        fine_tuning_job_id=event.job_id,
-        fine_tuned_model_checkpoint=None,
-        metrics={k: v for k, v in data.items() if v is not None and k != "kept"},
-        step_number=int(data.get("step") or 0),
+        created_at=unix_seconds(row.created_at),
+        fine_tuning_job_id=row.job_id,
+        fine_tuned_model_checkpoint=row.id if row.files else None,
+        digest=row.digest,
+        judged=False,
+        metrics={name: value for name, value in row.metrics.items() if value is not None},
+        step_number=row.step,
     )
 
 

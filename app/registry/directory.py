@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.db import session_scope
 from app.errors import NotFound
+from app.ids import CHECKPOINT
 from app.registry.names import MAX_NAME_CHARS, parse_reference
 from app.registry.repository import Registry
 from app.registry.service import version_of
@@ -85,8 +86,10 @@ def catalogue_target(name: str) -> Target | None:
 
 
 def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
-    """Resolves a tuned name with one short read transaction, or 404."""
+    """Resolves a tuned name or a checkpoint with one short read transaction, or 404."""
     with session_scope(engine, read_only=True) as session:
+        if name.startswith(CHECKPOINT):
+            return _checkpoint_target(Registry(session=session, tenant_id=tenant_id), name)
         model, version, own_weights = version_of(session, tenant_id=tenant_id, reference=parse_reference(name))
         job = Registry(session=session, tenant_id=tenant_id).job(version.job_id)
     tuned = Source(
@@ -106,6 +109,25 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
         prediction_length=model.prediction_length,
         freq=job.resolved.get("freq") if job else None,
         training_file=job.training_file if job else None,
+    )
+
+
+def _checkpoint_target(registry: Registry, name: str) -> Target:
+    """What a run had come to at its best so far; nobody judged it, so nothing answers instead of it."""
+    found = registry.checkpoint(name)
+    if found is None:
+        raise NotFound("checkpoint", name, param="model")
+    checkpoint, job = found
+    backbone = str(job.resolved["backbone"])
+    return Target(
+        model=name,
+        version=None,
+        digest=checkpoint.digest,
+        source=Source(kind=SourceKind.TUNED, name=backbone, digest=checkpoint.digest, files=checkpoint.files),
+        fallback=None,
+        prediction_length=int(job.resolved["prediction_length"]),
+        freq=job.resolved.get("freq"),
+        training_file=job.training_file,
     )
 
 

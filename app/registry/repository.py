@@ -10,7 +10,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.jobs.states import HELD
-from app.tables import File, Job, JobEvent, Model, ModelAlias, ModelVersion, Tenant
+from app.tables import File, Job, JobCheckpoint, JobEvent, Model, ModelAlias, ModelVersion, Tenant
 
 PRODUCTION = "production"
 
@@ -78,6 +78,16 @@ class Registry:
             select(Job).where(Job.id == job_id, Job.tenant_id == self.tenant_id)
         ).scalar_one_or_none()
 
+    def checkpoint(self, checkpoint_id: str) -> tuple[JobCheckpoint, Job] | None:
+        """A checkpoint whose weights are still kept, and its job."""
+        query = (
+            select(JobCheckpoint, Job)
+            .join(Job, Job.id == JobCheckpoint.job_id)
+            .where(JobCheckpoint.id == checkpoint_id, Job.tenant_id == self.tenant_id)
+        )
+        row = self.session.execute(query).one_or_none()
+        return None if row is None or not row[0].files else (row[0], row[1])
+
     def file(self, file_id: str) -> File | None:
         """The living file of this tenant."""
         query = select(File).where(File.id == file_id, File.tenant_id == self.tenant_id, File.deleted_at.is_(None))
@@ -110,9 +120,10 @@ def deleted_versions(session: Session) -> list[ModelVersion]:
 
 
 def living_blobs(session: Session) -> set[str]:
-    """sha256 of every blob that a living version of any tenant uses (blobs are shared by content)."""
+    """sha256 of every blob that a living version or a checkpoint of any tenant uses (blobs are shared by content)."""
     query = select(ModelVersion.files).join(Model, Model.id == ModelVersion.model_id).where(Model.deleted_at.is_(None))
-    return {sha256 for files in session.execute(query).scalars() for sha256 in files.values()}
+    kept = (*session.execute(query).scalars(), *session.execute(select(JobCheckpoint.files)).scalars())
+    return {sha256 for files in kept for sha256 in files.values()}
 
 
 def num_held_jobs(session: Session) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.db import session_scope
 from app.errors import Conflict, NotFound
 from app.ids import EVENT, MODEL, VERSION, new_id, utc_now
+from app.jobs.checkpoints import drop_checkpoints
 from app.registry.names import Reference
 from app.registry.repository import PRODUCTION, Registry, deleted_versions, living_blobs, num_held_jobs
 from app.storage import Store, blob_key
@@ -113,12 +114,14 @@ def remove_alias(session: Session, *, tenant_id: str, name: str, alias: str) -> 
 
 
 def delete_model(session: Session, *, tenant_id: str, name: str) -> None:
-    """Takes the model and all its versions away.
+    """Takes the model, all its versions and their checkpoints away.
 
     The rows stay (a job's verdict must remain explainable, and its one registration used up); the name is never reused.
     """
-    model = _existing(Registry(session=session, tenant_id=tenant_id), name, lock=True)
+    registry = Registry(session=session, tenant_id=tenant_id)
+    model = _existing(registry, name, lock=True)
     model.deleted_at = utc_now()
+    drop_checkpoints(session, [version.job_id for version in registry.versions([model.id])])
 
 
 def free_deleted_blobs(engine: Engine, store: Store) -> None:

@@ -15,6 +15,7 @@ from tsfm import finetune
 from tsfm.artifact import open_artifact
 from tsfm.errors import Cancelled, DataError
 from tsfm.finetune import FinetuneRequest, FinetuneResult, Progress
+from tsfm.progress import Checkpoint, Checkpoints
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 from tsfm.tasks.forecast import Forecaster
@@ -28,6 +29,7 @@ def run(
     *,
     frame: SeriesFrame | None = None,
     sent: list[Progress] | None = None,
+    checkpoints: Checkpoints | None = None,
     **asked: Any,
 ) -> FinetuneResult:
     request = {"backbone": "toy", "method": "full", "prediction_length": 6, "hyperparameters": FAST, **asked}
@@ -39,6 +41,7 @@ def run(
         out_dir=out / "artifact",
         report=(sent if sent is not None else []).append,
         should_stop=lambda: None,
+        checkpoints=checkpoints,
     )
 
 
@@ -62,6 +65,41 @@ class TestEndsOfSFF:
     def test_between_them_is_neither(self, toy_weights: Path, tmp_path: Path) -> None:
         found = {weights(run(toy_weights, tmp_path / str(a), method={"type": "sff", "alpha": a})) for a in (0, 0.9, 1)}
         assert len(found) == 3
+
+
+class TestCheckpoints:
+    SEARCHED = {"learning_rate": [1e-3, 1e-2], "max_epochs": 3, "batch_size": 32, "evaluations_per_epoch": 2}
+
+    def test_the_last_one_holds_the_weights_of_the_result(self, toy_weights: Path, tmp_path: Path) -> None:
+        taken: list[tuple[Checkpoint, bytes]] = []
+
+        def take(checkpoint: Checkpoint) -> None:
+            forecaster = Forecaster.open(checkpoint.out_dir, digest=checkpoint.digest)
+            assert forecaster.predict(toy.frame(), 6).point.shape == (len(toy.frame()), 6)
+            taken.append((checkpoint, (checkpoint.out_dir / "model.safetensors").read_bytes()))
+
+        hyperparameters = dict(self.SEARCHED)
+        wanted = Checkpoints(every_seconds=1e-9, take=take)
+        result = run(toy_weights, tmp_path / "a", checkpoints=wanted, hyperparameters=hyperparameters)
+        steps = [checkpoint.at.step for checkpoint, _ in taken]
+        assert steps == sorted(set(steps))
+        assert len(steps) > 1
+        trials = sum(trial["steps"] for trial in result.manifest["training"]["search"])
+        assert steps[0] > trials, "trials of the search leave none"
+        assert steps[-1] == trials + result.manifest["training"]["best_step"]
+        assert taken[-1][1] == weights(result)
+        assert taken[-1][0].digest != result.digest, "nobody judged it"
+        plain = run(toy_weights, tmp_path / "b", hyperparameters=hyperparameters)
+        assert plain.digest == result.digest, "taking them changes nothing"
+
+    def test_they_keep_their_distance(self, toy_weights: Path, tmp_path: Path) -> None:
+        taken: list[Checkpoint] = []
+        run(toy_weights, tmp_path / "a", checkpoints=Checkpoints(every_seconds=1e9, take=taken.append))
+        assert len(taken) == 1
+        card = (taken[0].out_dir / "README.md").read_text()
+        assert f"checkpoint of step {taken[0].at.step}" in card
+        manifest = open_artifact(taken[0].out_dir, taken[0].digest).manifest
+        assert (manifest["verdict"], manifest["candidates"]) == (None, [])
 
 
 def altered(frame: SeriesFrame, after: Block) -> SeriesFrame:
