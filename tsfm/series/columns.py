@@ -28,7 +28,7 @@ _ID_LIKE = _words(
 )
 _TARGET_NAMES = frozenset({"y", "target"})
 _VALUE_NAMES = frozenset({"value", "values", "sales", "demand", "quantity", "qty", "count", "amount", "load"})
-_INDEX_NAMES = frozenset({"index", "idx", "t", "step", "timestep", "timeindex", "column1", "unnamed0"})
+_INDEX_NAMES = _words("index idx t step timestep timeindex column1 unnamed0 no nr row rownum rownumber obs sno srno")
 _CLOCK = re.compile(r"^\s*\d{1,2}([:.]\d{2}){1,2}(\.\d+)?(\s?[AaPp][Mm])?\s*$")
 
 

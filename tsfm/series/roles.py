@@ -67,7 +67,8 @@ def make_plan(table: Table, options: ReadOptions) -> Plan:
         static=given["static_columns"],
     )
     free = [c for c in columns if c.index not in used]
-    free = _drop_lone_names(table, plan, _drop_row_counts(table, plan, free))
+    for drop in (_drop_row_counts, _drop_lone_names, _drop_row_keys):
+        free = drop(table, plan, free)
     if plan.id is None:
         plan.id = _find_id(table, plan, free)
         free = [c for c in free if c.index != plan.id]
@@ -172,6 +173,19 @@ def _drop_row_counts(table: Table, plan: Plan, free: Sequence[Column]) -> list[C
     counts = [c for c in counts if plan.time.columns and c.num_distinct > 2]
     plan.warnings.extend(f"Column {c.name!r} only counts the rows and is ignored." for c in counts)
     return [c for c in free if c not in counts]
+
+
+def _drop_row_keys(table: Table, plan: Plan, free: Sequence[Column]) -> list[Column]:
+    """Without columns called like ids that differ in every row, as databases number theirs: they name no series."""
+    if not plan.time.columns or len(table.sample) < 3:
+        return list(free)
+    keys = [c for c in free if c.names_id and c.num_distinct == len(table.sample) and (c.kind is Kind.TEXT or c.whole)]
+    for c in list(keys):
+        rows, distinct = table.ask(f"count(*), count(DISTINCT c{c.index})", ids=[c.index])
+        if distinct < rows:
+            keys.remove(c)
+    plan.warnings.extend(f"Column {c.name!r} differs in every row, so it names no series and is ignored." for c in keys)
+    return [c for c in free if c not in keys]
 
 
 def _drop_lone_names(table: Table, plan: Plan, free: Sequence[Column]) -> list[Column]:

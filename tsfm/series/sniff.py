@@ -4,6 +4,7 @@ The answer is a plain file that DuckDB can read. Decompression counts its output
 """
 
 import codecs
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -171,6 +172,8 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
     stripped = start.lstrip(codecs.BOM_UTF8).lstrip()
     if stripped[:1] in (b"{", b"[") and b'"' in stripped[:64]:
         raise refusal("unsupported_format", "The file looks like JSON, not CSV or Parquet.", _MEND)
+    if stripped[:1] == b"<" and re.match(rb"<(!doctype|html|\?xml|table)", stripped, re.IGNORECASE):
+        raise refusal("unsupported_format", "The file is an HTML or XML document, not CSV or Parquet.", _MEND)
     wide = _utf16(start)
     if wide is not None:
         raise refusal(

@@ -20,6 +20,8 @@ _SCALES = (1.0, 1e3, 1e6, 1e9)
 _CENTURY = (978_307_200.0, 4_102_444_800.0)
 """Seconds since 1970 from 2001 to 2100."""
 _YEAR = re.compile(r"(?<!\d)(19|20)\d{2}(?!\d)")
+_CLOCK_NAMES = frozenset({"time", "hour", "hr", "timeofday", "interval"})
+_PERIOD_NAMES = frozenset({"week", "weeknumber", "weekno", "isoweek", "quarter", "qtr"})
 _PARTS = ("year", "month", "day", "hour", "minute")
 _PART_PATTERNS = ("%Y", "%m", "%d", "%H", "%M")
 
@@ -70,15 +72,16 @@ def _infer(table: Table, columns: Sequence[Column]) -> tuple[Column, ...]:
         times = named
     clocks = [c for c in columns if c.kind is Kind.CLOCK]
     if times:
-        return _with_clock(table, times[0], clocks)
+        return _with_clock(table, times[0], clocks, columns)
     parts = [next((c for c in columns if c.plain_name == part), None) for part in _PARTS]
     numeric = [c for c in columns if c.kind in {Kind.NUMBER, Kind.CLOCK} and c.names_time]
     numeric = [c for c in numeric if c.kind is Kind.CLOCK or _numeric_format(table, c) is not None]
+    _refuse_split_periods(columns, parts)
     if parts[0] is not None and parts[1] is not None and all(c in parts for c in numeric):
         count = next((n for n, c in enumerate(parts) if c is None), len(parts))
         return tuple(c for c in parts[:count] if c is not None)
     if len(numeric) > 1:
-        return _one_of(table, numeric, clocks)
+        return _one_of(table, numeric, clocks, columns)
     if numeric:
         return (numeric[0],)
     ticking = [c for c in columns if _ticks(table, c)]
@@ -97,7 +100,23 @@ def _infer(table: Table, columns: Sequence[Column]) -> tuple[Column, ...]:
     return (index[0],) if index else ()
 
 
-def _one_of(table: Table, numeric: Sequence[Column], clocks: Sequence[Column]) -> tuple[Column, ...]:
+def _refuse_split_periods(columns: Sequence[Column], parts: Sequence[Column | None]) -> None:
+    """A year beside the number of its week or quarter: neither column is the time, and neither names a series."""
+    counted = [c for c in columns if c.kind is Kind.NUMBER and c.plain_name in _PERIOD_NAMES and c.num_distinct > 2]
+    if parts[0] is None or parts[1] is not None or not counted or parts[0].num_distinct < 2:
+        return
+    raise refusal(
+        "unknown_timestamp_format",
+        f"Columns {parts[0].name!r} and {counted[0].name!r} hold the time together.",
+        "Write them in one column, such as 2020-W05 or 2020Q3.",
+        param="timestamp_column",
+        column=counted[0].name,
+    )
+
+
+def _one_of(
+    table: Table, numeric: Sequence[Column], clocks: Sequence[Column], columns: Sequence[Column]
+) -> tuple[Column, ...]:
     """One of several columns of plain numbers named like times: the one that is a date and no count, with its clock."""
     dated = [
         c
@@ -105,17 +124,20 @@ def _one_of(table: Table, numeric: Sequence[Column], clocks: Sequence[Column]) -
         if c.kind is Kind.NUMBER and (found := _numeric_format(table, c)) is not None and not found.is_integer
     ]
     if len(dated) == 1:
-        return _with_clock(table, dated[0], clocks)
+        return _with_clock(table, dated[0], clocks, columns)
     strong = [c for c in numeric if not c.names_index]
     if len(dated) == 0 and len(strong) == 1:
         return (strong[0],)
     raise _ambiguous_columns(numeric)
 
 
-def _with_clock(table: Table, date: Column, clocks: Sequence[Column]) -> tuple[Column, ...]:
+def _with_clock(table: Table, date: Column, clocks: Sequence[Column], columns: Sequence[Column]) -> tuple[Column, ...]:
     """A date with the time of day beside it, when the date has none of its own."""
     texts = table.column(date.index)
     has_clock = any(re.search(r"\d:\d|T\d|\d{10}", t) for t in texts)
+    unread = [c for c in columns if c.kind is Kind.TEXT and c.plain_name in _CLOCK_NAMES]
+    if unread and not has_clock and not clocks and len(set(texts)) < len(texts):
+        raise _unknown_format(table, unread[:1])
     if has_clock or len(clocks) != 1:
         return (date,)
     return (date, clocks[0])
@@ -298,10 +320,13 @@ def _ambiguous_columns(columns: Sequence[Column]) -> DataError:
 def _unknown_format(table: Table, columns: Sequence[Column]) -> DataError:
     name = " + ".join(c.name for c in columns)
     example = next((" ".join(row[c.index] for c in columns) for row in table.sample), "")
+    spaced = len(table.names) == 1 and len(name.split()) > 1
     return refusal(
         "unknown_timestamp_format",
         f"Times in {name!r} such as {example[:60]!r} are written in no form known here.",
-        "Say timestamp_format as a strptime pattern, or write ISO 8601 (2020-01-31T12:00:00).",
+        "Separate columns by commas, semicolons, tabs or bars; blanks separate nothing."
+        if spaced
+        else "Say timestamp_format as a strptime pattern, or write ISO 8601 (2020-01-31T12:00:00).",
         param="timestamp_format",
         column=name,
         value=example[:60],

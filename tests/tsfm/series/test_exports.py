@@ -102,13 +102,40 @@ class TestColumns:
         assert (reading["columns"]["targets"], reading["columns"]["ignored"]) == (["load"], ["meter_id"])
         assert frame.item_ids == ("load",)
 
+    def test_a_key_of_rows_names_no_series(self, read: Reader) -> None:
+        reading, frame = read(lines("id,date,load", *(f"{1000 + 7 * i},{row}" for i, row in enumerate(ROWS))))
+        assert (reading["layout"], reading["columns"]["ignored"], frame.item_ids) == ("wide", ["id"], ("load",))
+        assert any("'id' differs in every row" in warning for warning in reading["warnings"])
+
+    def test_row_numbers_by_other_names(self, read: Reader) -> None:
+        reading, _ = read(lines("No,date,load", *(f"{i + 1},{row}" for i, row in enumerate(ROWS))))
+        assert (reading["columns"]["targets"], reading["columns"]["ignored"]) == (["load"], ["No"])
+
+    @pytest.mark.parametrize("name", ["Week", "Quarter"])
+    def test_a_year_and_a_part_of_it_name_no_series(self, read: Reader, name: str) -> None:
+        error = read.refused(lines(f"Year,{name},Value", *(f"{2000 + i // 4},{1 + i % 4},{i}" for i in range(60))))
+        assert error.code == "unknown_timestamp_format"
+        assert f"'Year' and '{name}' hold the time together" in error.message
+
+    def test_hours_in_words_name_no_series(self, read: Reader) -> None:
+        rows = [f"{day},{h:02d}-{h + 1:02d},{h}" for day in DAYS for h in range(24)]
+        assert "'hour'" in read.refused(lines("date,hour,load", *rows)).message
+
     def test_a_year_a_row_is_refused(self, read: Reader) -> None:
         months = "Jan,Feb,Mar,Apr,May,Jun,Jul,Aug,Sep,Oct,Nov,Dec"
         rows = [f"{2000 + y}," + ",".join(str(y + m) for m in range(12)) for y in range(20)]
         assert read.refused(lines(f"Year,{months}", *rows)).code == "unsupported_layout"
 
     def test_blanks_separate_nothing(self, read: Reader) -> None:
-        assert "commas, semicolons, tabs or bars" in read.refused(lines("date v", *(f"{d} 1" for d in DAYS))).message
+        for header, row in (("date v", "{} 1"), ("date   v  w", "{}   1.5  2")):
+            error = read.refused(lines(header, *(row.format(day) for day in DAYS)))
+            assert "commas, semicolons, tabs or bars" in error.message
+
+    def test_a_page_is_no_table(self, read: Reader) -> None:
+        assert (
+            read.refused("<!DOCTYPE html>\n<html><table><tr><td>1</td></tr></table></html>\n").code
+            == "unsupported_format"
+        )
 
 
 class TestNumbers:
