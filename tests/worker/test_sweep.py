@@ -12,10 +12,10 @@ from sqlalchemy import Engine, select, update
 
 from app.db import session_scope
 from app.ids import utc_now
+from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.states import JobStatus
 from app.queue import READ_FILE, RUN_JOB, FakeQueue
 from app.registry.service import register_version
-from app.settings import Settings
 from app.storage import blob_key
 from app.tables import File, Job
 from app.tables import Worker as WorkerRow
@@ -100,22 +100,29 @@ class TestLeftovers:
         sweep.clean(worker)
         assert {job for job, folder in folders.items() if folder.path.exists()} == {paused, fresh}
 
-    def test_old_blobs_that_no_version_names_go(
-        self, worker: Worker, make_job: MakeJob, settings: Settings, engine: Engine
+    def test_old_blobs_that_nothing_names_go(
+        self, worker: Worker, make_job: MakeJob, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = make_job("succeed", JobStatus.RUNNING)
-        named, orphan, fresh = ("a" * 64, "b" * 64, "c" * 64)
-        for sha256 in (named, orphan, fresh):
+        of_version, of_checkpoint, orphan = blobs = ("a" * 64, "b" * 64, "c" * 64)
+        for sha256 in blobs:
             worker.store.put_bytes(blob_key(sha256), b"x")
-            if sha256 != fresh:
-                age(settings.home / "storage" / blob_key(sha256))
         verdict = {"promoted": False, "fallback": "zero_shot", "reason": ""}
         with session_scope(engine) as session:
             job = session.scalars(select(Job).where(Job.id == job_id)).one()
             result = {"digest": "sha256:d", "manifest": {}, "verdict": verdict}
-            register_version(session, tenant_id=TENANT, job_row=job, result=result, files={"w": named})
+            register_version(session, tenant_id=TENANT, job_row=job, result=result, files={"w": of_version})
+            add_checkpoint(session, job_id, Checkpoint(metrics={"step": 1}, digest="d", files={"w": of_checkpoint}))
+
+        def stored() -> list[str]:
+            return [sha256 for sha256 in blobs if worker.store.exists(blob_key(sha256))]
+
         sweep.clean(worker)
-        assert [worker.store.exists(blob_key(sha256)) for sha256 in (named, orphan, fresh)] == [True, False, True]
+        assert stored() == [of_version, of_checkpoint, orphan], "a run may be about to name it"
+        later = utc_now() + LONG_AGO
+        monkeypatch.setattr(sweep, "utc_now", lambda: later)
+        sweep.clean(worker)
+        assert stored() == [of_version, of_checkpoint]
 
 
 def test_a_worker_signs_and_old_signatures_are_forgotten(worker: Worker, engine: Engine) -> None:
