@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
-from tsfm.series.read import read_file
 
 from app.db import session_scope
 from app.errors import ApiError, Conflict, NotFound
@@ -21,8 +20,13 @@ from app.storage import MissingObject, Store, series_key
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.load import load_frame
 from tsfm.series.options import Limits
+from tsfm.series.read import read_file
 
 MAX_LISTED = 20
+LARGE_POINTS = 1_000_000
+"""A file of more points is not held in memory whole."""
+MAX_HISTORY = 65_536
+"""More points than any source looks at: three weeks of minutes, and rolling origins before them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ class HistoryReader:
             return load_frame(parquet, reading)
 
     def from_file(self, tenant_id: str, file_id: str, *, training: bool = False) -> SeriesFrame:
-        """An uploaded file's series, as read at upload. 404 when the tenant has no such file."""
+        """An uploaded file's series, as read at upload; of a large file as much as any model looks at. 404 when the
+        tenant has no such file."""
         reading = self._reading(tenant_id, file_id, training=training)
         with self._work_dir() as folder:
             parquet = folder / "series.parquet"
@@ -51,7 +56,8 @@ class HistoryReader:
                 self.store.get_to(series_key(file_id), parquet)
             except MissingObject as error:
                 raise NotFound("file", file_id, param="file") from error
-            return load_frame(parquet, reading)
+            is_large = int(reading["num_points"]) > LARGE_POINTS
+            return load_frame(parquet, reading, last=MAX_HISTORY if is_large else None)
 
     def _reading(self, tenant_id: str, file_id: str, *, training: bool) -> dict[str, Any]:
         with session_scope(self.engine, read_only=True) as session:

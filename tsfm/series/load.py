@@ -32,14 +32,19 @@ class InlineSeries:
     """Alias; needed where `start` is a time."""
 
 
-def load_frame(parquet: Path, reading: Mapping[str, Any]) -> SeriesFrame:
-    """The frame of a file that `read_file` wrote; steps the file does not hold become NaN."""
+def load_frame(parquet: Path, reading: Mapping[str, Any], *, last: int | None = None) -> SeriesFrame:
+    """The frame of a file that `read_file` wrote; steps the file does not hold become NaN.
+
+    With `last`, only that many points from the end of each series are held in memory.
+    """
     con = duck.connect(directories=[parquet.parent])
     try:
-        source = f"read_parquet({duck.quote(str(parquet.resolve()))})"
+        file = duck.quote(str(parquet.resolve()))
+        source = f"read_parquet({file})" if last is None else _ends_of_series(file, last)
         items = con.execute(f"SELECT item_id, count(*) FROM {source} GROUP BY item_id ORDER BY item_id").fetchall()
         stamp = '"timestamp"' if reading["freq"] == "1" else 'epoch_us("timestamp")'
-        points = duck.columns(con, f"SELECT {stamp} AS t, target AS y FROM {source}")
+        order = "" if last is None else " ORDER BY file_row_number"
+        points = duck.columns(con, f"SELECT {stamp} AS t, target AS y FROM {source}{order}")
     finally:
         con.close()
     counts = np.array([n for _, n in items], dtype=np.int64)
@@ -51,6 +56,13 @@ def load_frame(parquet: Path, reading: Mapping[str, Any]) -> SeriesFrame:
         freq=str(reading["freq"]),
         timezone=reading["timezone"],
     )
+
+
+def _ends_of_series(file: str, last: int) -> str:
+    """The last rows of each series; the file is sorted by series and time."""
+    rows = f"read_parquet({file}, file_row_number = true)"
+    ends = f"(SELECT item_id, max(file_row_number) AS place FROM {rows} GROUP BY item_id)"
+    return f"(SELECT p.* FROM {rows} p JOIN {ends} e USING (item_id) WHERE p.file_row_number > e.place - {last})"
 
 
 def on_grid(

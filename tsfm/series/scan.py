@@ -184,7 +184,7 @@ def _select(item: str, time: str, target: str, extra: Sequence[tuple[str, str]],
 
 def _extra_columns(table: Table, plan: Plan) -> list[tuple[int, str]]:
     """(column, name) of what is kept beside the target; Parquet as DuckDB writes it tells no capitals from small."""
-    used = {"item_id", "timestamp", "target"}
+    used = {"item_id", "timestamp", "target", "file_row_number"}
     named = []
     for i in (*plan.past, *plan.future, *plan.static):
         name = table.names[i]

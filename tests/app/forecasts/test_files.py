@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from app.forecasts import history
 from tests.app.forecasts.conftest import Gateway, ramp, series
 from tests.app.tuned import Tuned, register
 
@@ -28,6 +29,18 @@ def read(response: httpx.Response) -> list[dict[str, str]]:
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     return list(csv.DictReader(io.StringIO(response.text)))
+
+
+def test_a_large_file_is_forecast_from_its_end_alone(
+    gateway: Gateway, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = gateway.clients["local"].post("/v1/files", files={"file": ("a.csv", long_csv(length=300))})
+    models = ("toy", "seasonal_naive", gateway.won.name)
+    bodies = [{"model": model, "file": sent.json()["id"], "prediction_length": 4} for model in models]
+    whole = [gateway.ok(body)["forecasts"] for body in bodies]
+    monkeypatch.setattr(history, "LARGE_POINTS", 100)
+    monkeypatch.setattr(history, "MAX_HISTORY", 250)
+    assert [gateway.ok(body)["forecasts"] for body in bodies] == whole
 
 
 class TestBody:

@@ -1,11 +1,15 @@
 """Frames from series given inline."""
 
+from datetime import datetime, timedelta
+
 import numpy as np
 import pytest
 
+from tests.tsfm.series.conftest import Reader
 from tests.tsfm.series.frames import micros
 from tsfm.errors import DataError
-from tsfm.series.load import InlineSeries, frame_from_inline
+from tsfm.series.freq import format_timestamps
+from tsfm.series.load import InlineSeries, frame_from_inline, load_frame
 
 
 def test_series_become_a_frame() -> None:
@@ -72,3 +76,15 @@ def test_refusals_name_the_place(items: list[InlineSeries], code: str, param: st
     with pytest.raises(DataError) as caught:
         frame_from_inline(items)
     assert (caught.value.code, caught.value.param) == (code, param)
+
+
+def test_only_the_ends_of_series_are_held(read: Reader) -> None:
+    hours = [datetime(2023, 1, 1) + timedelta(hours=i) for i in range(80)]
+    rows = [f"s{k},{t},{i + k}" for k in range(3) for i, t in enumerate(hours[: 50 + 10 * k]) if (i + k) % 5]
+    reading, whole = read("id,t,y\n" + "\n".join(rows))
+    ends = load_frame(read.folder / "series.parquet", reading, last=10)
+    assert ends.item_ids == whole.item_ids
+    for i, length in enumerate(ends.lengths.tolist()):
+        assert int((~np.isnan(ends.series(i))).sum()) == 10 < length, "ten points and the missing steps between them"
+        np.testing.assert_array_equal(ends.series(i), whole.series(i)[-length:])
+        assert format_timestamps(ends, i, length, 2) == format_timestamps(whole, i, int(whole.lengths[i]), 2)
