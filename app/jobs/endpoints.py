@@ -63,6 +63,8 @@ async def create_job(request: Request, principal: JobsDep, services: ServicesDep
     if media_type not in ("", "application/json"):
         message = "A job is asked for as application/json, or as multipart/form-data with the file itself."
         raise ApiError(415, "unsupported_media_type", message)
+    if request.scope["query_string"]:  # a `?dry_run=true` that is not heard would start the job
+        raise ApiError(422, "unknown_field", "A JSON request takes its fields from the body, not from the address.")
     spec = forms.from_json(await request.body())
     create = _from_json(spec, principal, services, once)
     if service.given_roles(spec):  # the stored bytes may be parsed again

@@ -211,6 +211,12 @@ class TestJson:
         assert client.post("/v1/jobs", content=b'{"training_file":', headers=headers).status_code == 400
         assert client.post("/v1/jobs", content=CSV, headers={"content-type": "text/csv"}).status_code == 415
 
+    def test_fields_in_the_address_are_not_overheard(self, client: httpx.Client, queue: FakeQueue) -> None:
+        body = {"training_file": upload(client).json()["id"], "prediction_length": 12}
+        answer = client.post("/v1/jobs?dry_run=true", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unknown_field")
+        assert queue.sent == []
+
     def test_another_tenants_file_is_not_there(self, client: httpx.Client, other_client: httpx.Client) -> None:
         file_id = upload(client).json()["id"]
         answer = other_client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12})
