@@ -14,7 +14,7 @@ from pathlib import Path
 from common import RESULTS, table
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("training", "ingestion", "upload", "forecast", "startup", "sff", "zero_shot")
+NAMES = ("training", "ingestion", "upload", "forecast", "startup", "chaos", "sff", "zero_shot")
 
 
 def main(words: list[str]) -> int:
@@ -53,8 +53,8 @@ def every() -> int:
             failed.append(name)
             continue
         results = RESULTS / f"{name}.jsonl"
-        if results.exists():  # zero_shot prints a table of its own
-            rows += json.loads(results.read_text(encoding="utf-8").splitlines()[-1])["rows"]
+        if results.exists():  # what has no ratios prints a table of its own
+            rows += json.loads(results.read_text(encoding="utf-8").splitlines()[-1]).get("rows", [])
     print(f"\n## All figures\n\n{table(rows)}")
     if failed:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Row, Service, cpu_seconds, median, run, service, spread, thread_cpu_seconds
+from common import Row, Service, cpu_seconds, median, run, service, spread, thread_cpu_seconds, wait_for_forecaster
 
 from tsfm import catalog
 from tsfm.backbones.base import Backbone
@@ -31,6 +31,7 @@ from tsfm.backbones.weights import load_backbone
 CONTEXT, HORIZON = 512, 96
 LEVELS = [0.1, 0.5, 0.9]
 LATENCY_BAR_MS = 3.0
+WARM_UP = 20
 CPU_BARS = {1: 2.0, 32: 1.4}
 BATCHES = (16, 32, 64, 128)
 
@@ -53,7 +54,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     model = load_backbone(catalog.backbone("temper-tiny"))
     with service(TEMPER_FORECAST_THREADS="1") as live:
-        rows = [latency(live, model, options.requests)]
+        wait_for_forecaster(live)
+        rows = latency(live, model, options.requests)
         for num_series, concurrency in zip(CPU_BARS, options.concurrency, strict=True):
             rows.append(saturation(live, model, num_series, concurrency, options))
     return rows
@@ -94,35 +96,60 @@ def ask(connection: HTTPConnection, body: bytes, headers: dict[str, str]) -> byt
     return data
 
 
-def latency(live: Service, model: Backbone, num_requests: int) -> Row:
+def latency(live: Service, model: Backbone, num_requests: int) -> list[Row]:
     values = histories(1)
     body, context = body_of(values), scaled(values)
     headers = {**live.headers, "content-type": "application/json"}
     connection = live.connect()
-    asked, raw, inside = [], [], []
-    for i in range(num_requests + 20):
+    asked, raw, inside = list[float](), list[float](), list[dict[str, float]]()
+    raw_cpu = 0.0
+    for i in range(num_requests + WARM_UP):
+        if i == WARM_UP:
+            asked, raw, inside, raw_cpu = [], [], [], 0.0
+            cpu_before = cpu_seconds(live.gateway_pid)
         begun = time.perf_counter()
         data = ask(connection, body, headers)
-        middle = time.perf_counter()
+        middle, cpu = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             model.predict(context, HORIZON)
         ended = time.perf_counter()
-        if i >= 20:  # both are warm
-            asked.append(1e3 * (middle - begun))
-            raw.append(1e3 * (ended - middle))
-            inside.append(json.loads(data)["timing_ms"])
+        raw_cpu += time.process_time() - cpu
+        asked.append(1e3 * (middle - begun))
+        raw.append(1e3 * (ended - middle))
+        inside.append(json.loads(data)["timing_ms"])
+    cpu_ms = 1e3 * (cpu_seconds(live.gateway_pid) - cpu_before) / num_requests
     connection.close()
     assert len(json.loads(data)["forecasts"][0]["mean"]) == HORIZON
     timing = {name: median([t[name] for t in inside]) for name in ("queue", "compute")}
-    return Row(
-        question="`/forecast` alone, 1 series: p50 − raw forward pass",
-        figure=median(asked) - median(raw),
-        unit="ms",
-        bar=LATENCY_BAR_MS,
-        ours=f"p50 {median(asked):.2f} ms, p99 {np.quantile(asked, 0.99):.1f} ms",
-        baseline=f"p50 {median(raw):.2f} ms, p99 {np.quantile(raw, 0.99):.1f} ms",
-        details={"timing_ms": timing, "requests": num_requests},
-    )
+
+    def least_disturbed(values: list[float]) -> float:
+        return float(np.quantile(values, 0.05))
+
+    return [
+        Row(
+            question="`/forecast` alone, 1 series: p50 − raw forward pass",
+            figure=median(asked) - median(raw),
+            unit="ms",
+            bar=LATENCY_BAR_MS,
+            ours=f"p50 {median(asked):.2f} ms, p99 {np.quantile(asked, 0.99):.1f} ms",
+            baseline=f"p50 {median(raw):.2f} ms, p99 {np.quantile(raw, 0.99):.1f} ms",
+            details={"timing_ms": timing, "requests": num_requests},
+        ),
+        Row(
+            question="the same by the 5 % quantile: what a busy machine disturbs least",
+            figure=least_disturbed(asked) - least_disturbed(raw),
+            unit="ms",
+            ours=f"{least_disturbed(asked):.2f} ms",
+            baseline=f"{least_disturbed(raw):.2f} ms",
+        ),
+        Row(
+            question="the same in CPU time of the gateway's process",
+            figure=cpu_ms - 1e3 * raw_cpu / num_requests,
+            unit="ms",
+            ours=f"{cpu_ms:.2f} ms",
+            baseline=f"{1e3 * raw_cpu / num_requests:.2f} ms",
+        ),
+    ]
 
 
 def saturation(live: Service, model: Backbone, num_series: int, concurrency: int, options: argparse.Namespace) -> Row:

@@ -215,6 +215,7 @@ def cell(
     `shared` are trials of this set and seed that another contender has run already: the same numbers, bit for bit.
     """
     key = key_of(blocks, options, contender.name, contender.trials, seed)
+    done.update(load_cells(options.cells))  # another process may be at work on the same table
     if key in done:
         return
     begun, cpu = time.monotonic(), time.process_time()

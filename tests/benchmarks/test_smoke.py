@@ -71,7 +71,7 @@ def test_an_upload_is_stored_whole(bench: Bench, live: Any) -> None:
 def test_forecasts_are_measured(bench: Bench, live: Any) -> None:
     forecast = bench("forecast")
     model = forecast.load_backbone(forecast.catalog.backbone("temper-tiny"))
-    assert forecast.latency(live, model, 2).details["requests"] == 2
+    assert forecast.latency(live, model, 2)[0].details["requests"] == 2
     row = forecast.saturation(live, model, 32, 2, options(rounds=1, seconds=0.5))
     assert row.details["ours"][0] > 0
     assert row.bar == 1.4
