@@ -45,7 +45,7 @@ NUM_CLIENTS = 2
 MAX_ACTIVE = 6
 DRAIN_SECONDS = 300.0
 RETRY_SECONDS = 0.2
-WEIGHTS = {"run": 6, "worker": 4, "worker's pool": 2, "worker (SIGTERM)": 1, "gateway": 4, "reader": 1, "broker": 2}
+WEIGHTS = {"run": 6, "worker": 4, "worker's pool": 2, "worker (SIGTERM)": 1, "gateway": 4, "broker": 2}
 VARIABLES = {
     "TEMPER_MAX_ATTEMPTS": "1000",  # a job must not fail only because it was hit often
     "TEMPER_MAX_CONCURRENT_JOBS": "100",
@@ -140,8 +140,7 @@ class Chaos:
 
     def _actions(self) -> dict[str, Callable[[], bool]]:
         return {
-            "run": lambda: self._kill_one("quick_run"),
-            "reader": lambda: self._kill_one("tsfm.series.parse"),
+            "run": self._kill_run,
             "worker": lambda: self._end_worker(signal.SIGKILL),
             "worker (SIGTERM)": lambda: self._end_worker(signal.SIGTERM),
             "worker's pool": self._kill_pool,
@@ -150,8 +149,8 @@ class Chaos:
             "database": self._kill_database,
         }
 
-    def _kill_one(self, word: str) -> bool:
-        found = self.one.pids(word)
+    def _kill_run(self) -> bool:
+        found = self.one.pids("quick_run")
         return bool(found) and _kill_pid(self.random.choice(found))
 
     def _end_worker(self, number: signal.Signals) -> bool:

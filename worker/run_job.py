@@ -64,10 +64,15 @@ def main() -> int:
         speak("stopped", {})
     except Exception as error:  # the one place where a run's failure becomes a verdict
         speak("error", verdict(error))
-        with contextlib.suppress(OSError):  # stderr is a file, and its disk may be the full one
-            traceback.print_exc()
+        print_trace()
         return 1
     return 0
+
+
+def print_trace() -> None:
+    """Of the current exception. stderr is a file, and its disk may be the full one."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def verdict(error: BaseException) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def _run(
         try:
             files = _store(store, checkpoint.out_dir)
         except (StorageUnavailable, ApiError):
-            traceback.print_exc()  # a store that is away or full for now costs the checkpoint, not the run
+            print_trace()  # a store that is away or full for now costs the checkpoint, not the run
         at = checkpoint.at
         metrics = {"step": at.step, "train_loss": at.train_loss, "validation_loss": at.validation_loss}
         speak("checkpoint", {"metrics": metrics, "digest": checkpoint.digest, "files": files})

@@ -56,6 +56,8 @@ TIMES = {
     "idempotency_release_seconds": 0.5,
 }
 WAIT_SECONDS = 120.0
+LONG, SHORT = "steps 100000", "steps 1"
+"""Scripts of a run that is there for as long as it is needed, and of its next attempt, which then ends at once."""
 HOURS = 600
 CSV = "timestamp,load\n" + "".join(
     f"2026-01-{1 + i // 24:02d}T{i % 24:02d}:00:00,{(i % 24) + 0.1 * (i % 7)}\n" for i in range(HOURS)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from app.db import session_scope
 from app.tables import Base, File, IdempotencyKey, Job
 from tests.app.jobs.factories import events_of
-from tests.faults.deployment import CSV, Deployment, kill, wait_until
+from tests.faults.deployment import CSV, LONG, SHORT, Deployment, kill, wait_until
 
 FORM = {"prediction_length": "8", "context_length": "64", "method": "full"}
 
@@ -127,7 +127,7 @@ def test_a_stream_goes_on_where_it_broke_and_the_job_does_not_notice(
     deployment: Deployment, client: httpx.Client
 ) -> None:
     """Two gateways one after the other; the listener sees each event once, and the end."""
-    job = deployment.submit("steps 120")
+    job = deployment.submit(LONG)
     seen: list[int] = []
     with deployment.gateway() as gateway:
         deployment.wait_for_step(job)
@@ -140,6 +140,7 @@ def test_a_stream_goes_on_where_it_broke_and_the_job_does_not_notice(
     with deployment.gateway():
         client.post(f"/v1/jobs/{job}/pause").raise_for_status()
         deployment.wait_for_status(job, "paused")
+        deployment.script(job, SHORT)
         client.post(f"/v1/jobs/{job}/resume").raise_for_status()
         assert _follow(client, job, seen) == {"status": "succeeded"}
         headers = {"accept": "text/event-stream", "last-event-id": str(seen[-1])}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.deployment import Deployment, kill
+from tests.faults.deployment import LONG, SHORT, Deployment, kill
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def test_a_cancel_whose_worker_dies_before_it_obeys_still_ends_cancelled(deploym
 
 def test_a_pause_outlives_its_run_and_the_resume_its_worker(deployment: Deployment) -> None:
     """Attempts: one paused by the death of its run; after the resume, one lost with its worker; one that ends."""
-    job = deployment.submit("steps 60")
+    job = deployment.submit(LONG)
     with deployment.worker() as worker:
         run = deployment.wait_for_step(job)
         os.kill(run, signal.SIGSTOP)
@@ -40,6 +40,7 @@ def test_a_pause_outlives_its_run_and_the_resume_its_worker(deployment: Deployme
         deployment.ask("resume", job)
         deployment.wait_for_step(job)
         kill(worker)
+    deployment.script(job, SHORT)
     assert (deployment.job(job).progress or {})["step"] >= paused_at, "it went on where it stopped"
     with deployment.worker():
         deployment.succeeds(job)

@@ -1,8 +1,6 @@
-"""Runs that die of memory, of a signal, of a full disk or of silence: each job ends with its reason, the worker lives
+"""Runs that die of memory, of a signal, or of a full disk: each job ends with its reason, the worker lives
 on and takes the next one."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -11,15 +9,10 @@ import pytest
 from tests.app.jobs.factories import events_of
 from tests.faults.deployment import Deployment, kill, wait_until
 
-MAX_RUN_SECONDS = 12.0
-STALL_SECONDS = 4.0
-
 
 @pytest.fixture(scope="module", autouse=True)
 def worker(deployment: Deployment) -> Iterator[subprocess.Popen[bytes]]:
-    process = deployment.start_worker(
-        TEMPER_MAX_RUN_SECONDS=str(MAX_RUN_SECONDS), TEMPER_STALL_SECONDS=str(STALL_SECONDS)
-    )
+    process = deployment.start_worker()
     yield process
     kill(process)
 
@@ -60,19 +53,6 @@ def test_a_storage_that_never_answers_fails_the_job(deployment: Deployment, work
     job = deployment.submit("steps 1", "flaky 99")
     assert fails(deployment, worker, job, "worker_lost") == 3
     assert "storage" in (deployment.job(job).error or {})["message"]
-
-
-def test_a_frozen_run_is_killed_and_tried_again(deployment: Deployment) -> None:
-    job = deployment.submit("steps 40")
-    os.kill(deployment.wait_for_step(job), signal.SIGSTOP)
-    deployment.succeeds(job)
-    assert deployment.job(job).attempt == 2
-    assert any("no sign of life" in event.message for event in events_of(deployment.engine, job))
-
-
-def test_a_run_that_never_ends_is_stopped_at_its_limit(deployment: Deployment, worker: subprocess.Popen[bytes]) -> None:
-    job = deployment.submit("steps 100000")
-    assert fails(deployment, worker, job, "time_limit") == 1
 
 
 def test_a_cancelled_run_that_hears_nothing_is_killed_with_its_group(deployment: Deployment) -> None:
