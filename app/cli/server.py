@@ -1,5 +1,6 @@
 """The command `temper serve`; what it starts stands in `app/cli/serve.py`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,13 +31,22 @@ def serve(
         else:
             key = f"$(cat '{_shown(running.key_file)}')" if running.key_file else "$TEMPER_API_KEY"
             say(f"Temper is ready at {running.url}   (logs: {_shown(running.home / 'logs')})")
-            say(f"The key is in {_shown(running.key_file)}" if running.key_file else "The key is TEMPER_API_KEY.")
+            say(f"The key is {announced_key(running.key_file)}")
             say("\nA first request:\n")
             say(f'  curl -H "Authorization: Bearer {key}" {running.url}/v1/backbones\n')
             say("Ctrl-C stops everything.")
         supervisor.run()
         if not as_json:
             say("Stopping …")
+
+
+def announced_key(key_file: Path | None) -> str:
+    """Where the key stands; the key itself only on a terminal, so that no log of what is said ever holds it."""
+    if key_file is None:
+        return "the one in TEMPER_API_KEY."
+    if sys.stderr.isatty():
+        return f"{key_file.read_text(encoding='utf-8').strip()}   (kept in {_shown(key_file)})"
+    return f"in {_shown(key_file)}"
 
 
 def _shown(path: Path | None) -> str:
