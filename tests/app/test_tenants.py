@@ -15,11 +15,12 @@ from app.auth.keys import Scope
 from app.auth.repository import tenant_named
 from app.db import session_scope
 from app.ids import EVENT, new_id, utc_now
+from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.states import JobStatus
 from app.services import Services
 from app.settings import Settings
 from app.storage import file_key, series_key
-from app.tables import JobEvent, ModelVersion
+from app.tables import JobCheckpoint, JobEvent, ModelVersion
 from tests.app.files.conftest import hourly_csv
 from tests.app.jobs import factories
 from tests.app.tuned import Tuned, register
@@ -54,6 +55,7 @@ class Ids:
     file: str
     job: str
     event: str
+    checkpoint: str
     model: str
     version: str
     key: str
@@ -64,7 +66,13 @@ class Ids:
 
 
 NOBODYS = Ids(
-    file="file-0", job="ftjob-0", event="ftevent-0", model="ft:toy:other:load:00000000", version="mv-0", key="key-0"
+    file="file-0",
+    job="ftjob-0",
+    event="ftevent-0",
+    checkpoint="ftckpt_0",
+    model="ft:toy:other:load:00000000",
+    version="mv-0",
+    key="key-0",
 )
 
 
@@ -95,8 +103,10 @@ def theirs(services: Services, other_client: httpx.Client, tuned: Tuned, toy_bac
         session.add(event)
         version = session.scalars(select(ModelVersion.id)).one()
         session.flush()
+        add_checkpoint(session, job, Checkpoint(metrics={"step": 1}, digest=tuned.digest, files=tuned.files))
+        checkpoint = session.scalars(select(JobCheckpoint.id)).one()
         key = other_client.get("/v1/keys").json()["data"][0]["id"]
-        ids = Ids(file=file, job=job, event=event.id, model=model.name, version=version, key=key)
+        ids = Ids(file=file, job=job, event=event.id, checkpoint=checkpoint, model=model.name, version=version, key=key)
     for key_of in (file_key, series_key):
         services.store.put_bytes(key_of(ids.file), b"x")
     return ids
@@ -156,7 +166,8 @@ def assert_untouched(owner: httpx.Client, ids: Ids) -> None:
     assert (job["status"], job["pause_requested"]) == ("running", False)
     assert owner.get(f"/v1/jobs/{ids.job}/events").json()["data"][0]["id"] == ids.event
     assert owner.get(f"/v1/models/{ids.model}").json()["aliases"]["production"] == 1
-    assert owner.post("/v1/forecast", json={"model": ids.version, "series": SERIES}).status_code == 200
+    for model in (ids.version, ids.checkpoint):
+        assert owner.post("/v1/forecast", json={"model": model, "series": SERIES}).status_code == 200
     assert owner.post(f"/v1/jobs/{ids.job}/cancel").json()["status"] == "cancelling"
 
 
