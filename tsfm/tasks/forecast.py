@@ -297,7 +297,7 @@ class Forecaster:
             notes.append(f"Tuned for {tuned} steps; the rest continues on its own forecast.")
         elif prediction_length > block:
             notes.append(f"Beyond {block} steps the forecast continues on itself.")
-        if between := [level for level in levels if not np.isclose(source.levels, level, atol=1e-9).any()]:
+        if between := [level for level in levels if all(abs(level - known) > 1e-6 for known in source.levels)]:
             notes.append(f"Interpolated between native quantiles: {', '.join(f'{level:g}' for level in between)}.")
         return tuple(notes)
 
