@@ -147,7 +147,13 @@ def _live(settings: Settings) -> Iterator[Live]:
     with session_scope(engine) as session:
         file_id = add_tenant(session)
         file = session.get_one(File, file_id)
-        file.reading = {"freq": "h", "timezone": None, "max_length": NUM_POINTS, "num_series": 1}
+        file.reading = {
+            "freq": "h",
+            "timezone": None,
+            "max_length": NUM_POINTS,
+            "num_points": NUM_POINTS,
+            "num_series": 1,
+        }
     _store_series(store, file_id, settings.tmp_dir)
     try:
         yield Live(settings=settings, engine=engine, store=store, queue=queue, file_id=file_id)
