@@ -11,6 +11,7 @@ from app.auth.keys import ALL_SCOPES, make_key
 from app.auth.repository import add_key
 from app.db import session_scope
 from app.main import create_app
+from app.queue import FakeQueue
 from app.storage import blob_key
 from app.tables import JobCheckpoint
 from tests import server as servers
@@ -37,7 +38,7 @@ def client(deployment: Live) -> Iterator[httpx.Client]:
         add_key(session, key_id=key.id, tenant_id=TENANT, name="t", sha256=key.sha256, scopes=scopes)
     headers = {"authorization": f"Bearer {key.secret}"}
     with (
-        servers.serve(create_app(deployment.settings, queue=deployment.queue)) as url,
+        servers.serve(create_app(deployment.settings, queue=FakeQueue())) as url,
         httpx.Client(base_url=url, headers=headers, timeout=60.0, trust_env=False) as client,
     ):
         yield client
@@ -46,7 +47,7 @@ def client(deployment: Live) -> Iterator[httpx.Client]:
 def test_a_checkpoint_forecasts_before_the_job_ends(
     deployment: Live, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEMPER_CHECKPOINT_SECONDS", "0.5")
+    monkeypatch.setenv("TEMPER_CHECKPOINT_SECONDS", "5")  # three are kept: the one asked for lives for 15 s
     job_id = deployment.submit(max_epochs=EPOCHS)
     worker = deployment.start_worker()
     try:
