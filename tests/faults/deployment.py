@@ -114,7 +114,8 @@ class Deployment:
         """In a process group of its own; its log is `HOME/NAME.log`."""
         with (self.settings.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", *arguments],
+                # Ended with us, should somebody kill the tests.
+                [sys.executable, "-m", "app.cli.attach", str(os.getpid()), sys.executable, "-W", "ignore", *arguments],
                 env={**environment_of(self.settings), **variables},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
