@@ -24,7 +24,7 @@ RUN /opt/temper/bin/pip install --no-deps .
 FROM python:${PYTHON_VERSION}-slim AS base
 RUN useradd --create-home --uid 10001 temper && install -d -o temper -g temper -m 700 /var/lib/temper
 COPY --from=build /opt/temper /opt/temper
-ENV PATH=/opt/temper/bin:$PATH PYTHONUNBUFFERED=1 TEMPER_HOME=/var/lib/temper
+ENV PATH=/opt/temper/bin:$PATH PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE TEMPER_HOME=/var/lib/temper
 USER temper
 WORKDIR /var/lib/temper
 VOLUME /var/lib/temper

@@ -89,6 +89,8 @@ def _settings(home: Path, host: str, port: int) -> Settings:
 def _environment(settings: Settings, host: str, port: int) -> dict[str, str]:
     """What the children read their settings from."""
     return {
+        # OpenMP's threads wait by spinning, and the forecaster's would take the core of the run (worker/supervise.py).
+        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "TEMPER_HOME": str(settings.home),
         "TEMPER_HOST": host,
