@@ -17,7 +17,9 @@ from tests.e2e.live import Live, serving
 from tests.e2e.test_road import PASSENGERS
 
 WAIT_SECONDS = 120.0
-LONG = ("--set", "max_epochs=30", "--set", "learning_rate=0.0005", "--set", "max_windows_per_epoch=64")
+_SETTINGS = ("max_epochs=200", "early_stopping=false", "learning_rate=0.0005", "max_windows_per_epoch=64")
+LONG = tuple(word for setting in _SETTINGS for word in ("--set", setting))
+"""Some hundred steps: far from done when the first one is seen, whatever the machine."""
 
 
 def job_of(live: Live, job_id: str) -> dict[str, Any]:
