@@ -4,9 +4,10 @@
 test starts do the same from the same seed, so that their digests agree.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -102,7 +103,7 @@ def spec(sha256: str) -> catalog.BackboneSpec:
 
 
 def register(weights_dir: Path) -> catalog.BackboneSpec:
-    """Writes `weights_dir/toy/` and lists "toy" in the catalogue; the caller removes the entry again."""
+    """Writes `weights_dir/toy/` and lists "toy" in the catalogue, for as long as this process lives."""
     from tsfm.backbones.weights import tensors_of
 
     folder = weights_dir / "toy"
@@ -112,6 +113,18 @@ def register(weights_dir: Path) -> catalog.BackboneSpec:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     catalog.BACKBONES["toy"] = spec(hashlib.sha256(weights).hexdigest())
     return catalog.BACKBONES["toy"]
+
+
+@contextlib.contextmanager
+def registered(weights_dir: Path) -> Iterator[catalog.BackboneSpec]:
+    """`register`, undone at the end: what was listed as "toy" before (a fixture of a wider scope) is listed again."""
+    before = catalog.BACKBONES.get("toy")
+    try:
+        yield register(weights_dir)
+    finally:
+        catalog.BACKBONES.pop("toy")
+        if before is not None:
+            catalog.BACKBONES["toy"] = before
 
 
 def frame(*, num_series: int = 3, length: int = 240, seed: int = 0, freq: str = "h") -> SeriesFrame:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.tuned import Tuned, toy_listed, tune
+from tests import toy
+from tests.app.tuned import Tuned, tune
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tuned_pair(tmp_path_factory: pytest.TempPathFactory, toy_weights: Path) -> tuple[Tuned, Tuned]:
     """Two versions' worth of artifacts, from different seeds."""
-    with toy_listed(toy_weights):
+    with toy.registered(toy_weights):
         first, second = (tune(tmp_path_factory.mktemp(f"tuned{seed}"), toy_weights, seed=seed) for seed in (0, 1))
     return first, second
 
@@ -29,5 +30,5 @@ def tuned(tuned_pair: tuple[Tuned, Tuned]) -> Tuned:
 
 @pytest.fixture(scope="module")
 def toy_backbone(toy_weights: Path) -> Iterator[str]:
-    with toy_listed(toy_weights):
+    with toy.registered(toy_weights):
         yield "toy"

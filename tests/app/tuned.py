@@ -1,7 +1,6 @@
 """A really tuned artifact of the toy backbone, and its registration as a job's end would do it."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from app.ids import FILE, JOB, new_id, utc_now
 from app.registry.service import Registered, register_version
 from app.storage import ObjectStore, blob_key
 from app.tables import File, Job
-from tests import toy
-from tsfm import catalog
 from tsfm.artifact import files_of
 from tsfm.finetune import FinetuneRequest, run
 from tsfm.series.frame import SeriesFrame
@@ -30,20 +27,6 @@ class Tuned:
     digest: str
     files: dict[str, str]
     result: dict[str, Any]
-
-
-@contextlib.contextmanager
-def toy_listed(weights_dir: Path) -> Iterator[None]:
-    """ "toy" in the catalogue, its weights in `weights_dir`, until the block ends."""
-    before = catalog.BACKBONES.get("toy")
-    toy.register(weights_dir)
-    try:
-        yield
-    finally:
-        if before is None:
-            del catalog.BACKBONES["toy"]
-        else:
-            catalog.BACKBONES["toy"] = before
 
 
 def frame(num_series: int = 2, length: int = 240, *, seed: int = 0) -> SeriesFrame:

@@ -7,16 +7,14 @@ import pytest
 import torch
 
 from tests import toy
-from tsfm import catalog
 
 
 @pytest.fixture(scope="session")
 def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Lists "toy" in the catalogue and answers the folder that holds its weights."""
     folder = tmp_path_factory.mktemp("weights")
-    toy.register(folder)
-    yield folder
-    del catalog.BACKBONES["toy"]
+    with toy.registered(folder):
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

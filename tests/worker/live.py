@@ -24,7 +24,6 @@ from app.tables import File, Job, ModelVersion
 from tests import toy
 from tests.app.jobs.factories import add_job, add_tenant, job_of
 from tests.backend import Backend, variables_of
-from tsfm import catalog
 from tsfm.request import FinetuneRequest, resolve
 
 TIMES = {"lease_seconds": 2.0, "heartbeat_seconds": 0.3, "sweep_seconds": 0.3, "stop_grace_seconds": 5.0}
@@ -142,7 +141,6 @@ def live(home: Path, backend: Backend, broker_url: str) -> Iterator[Live]:
 def _live(settings: Settings) -> Iterator[Live]:
     settings.make_directories()
     engine, store = make_engine(settings.database_url), ObjectStore(settings.storage_url)
-    toy.register(settings.weights_path)
     queue = CeleryQueue(settings.broker_url)
     with session_scope(engine) as session:
         file_id = add_tenant(session)
@@ -156,11 +154,11 @@ def _live(settings: Settings) -> Iterator[Live]:
         }
     _store_series(store, file_id, settings.tmp_dir)
     try:
-        yield Live(settings=settings, engine=engine, store=store, queue=queue, file_id=file_id)
+        with toy.registered(settings.weights_path):
+            yield Live(settings=settings, engine=engine, store=store, queue=queue, file_id=file_id)
     finally:
         queue.close()
         engine.dispose()
-        del catalog.BACKBONES["toy"]
 
 
 def _store_series(store: Store, file_id: str, folder: Path) -> None:
