@@ -6,15 +6,29 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.broker import socket_path
+from tsfm import catalog
 
 MIB = 1 << 20
 GIB = 1 << 30
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _known(name: str) -> str:
+    if name not in catalog.BACKBONES:
+        raise ValueError(f"{name!r} is no backbone; known: {', '.join(catalog.BACKBONES)}")
+    return name
+
+
+Backbones = Annotated[tuple[Annotated[str, AfterValidator(_known)], ...], NoDecode, BeforeValidator(_names)]
 
 
 class Settings(BaseSettings):
@@ -52,6 +66,7 @@ class Settings(BaseSettings):
     idempotency_keep_seconds: Seconds = 86_400.0
 
     forecast_threads: Annotated[int, Field(ge=0)] = 0
+    preload: Backbones = ()
     forecaster_memory_bytes: Positive = 2 * GIB
     artifact_cache_bytes: Positive = 8 * GIB
     max_pending_series: Positive = 4_096

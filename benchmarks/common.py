@@ -241,7 +241,7 @@ def wait_until_ready(port: int, process: "subprocess.Popen[bytes]", *, log_path:
 
 
 def wait_for_forecaster(live: Service) -> None:
-    """Until the gateway is as large as it gets by itself: its default backbone is open and has run once."""
+    """Until the backbone that the service was told to preload is open and has run once."""
     log = live.home / "logs" / "gateway.log"
     deadline = time.monotonic() + READY_SECONDS
     while "forecaster_opened" not in log.read_text(errors="replace"):

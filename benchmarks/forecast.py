@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     model = load_backbone(catalog.backbone("temper-tiny"))
-    with service(TEMPER_FORECAST_THREADS="1") as live:
+    with service(TEMPER_FORECAST_THREADS="1", TEMPER_PRELOAD="temper-tiny") as live:
         wait_for_forecaster(live)
         rows = latency(live, model, options.requests)
         for num_series, concurrency in zip(CPU_BARS, options.concurrency, strict=True):

@@ -35,7 +35,6 @@ CHUNK_SERIES = 64
 """A large request is computed in pieces of this size, so that small ones come in between."""
 CHUNKS_IN_FLIGHT = 2
 LOADERS = 2
-PRELOADED = "temper-tiny"
 CONFORMAL_NOTE = "Quantiles are conformal over rolling origins inside the history that was given."
 
 
@@ -77,11 +76,12 @@ class Engine:
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="forecast-load")
         self._batcher: Batcher[_Key, _Work, Forecast] = Batcher(self._compute, config=config.batcher)
 
-    def start(self) -> None:
-        """Starts the compute thread and opens the default backbone in the background."""
+    def start(self, preload: Sequence[str] = ()) -> None:
+        """Starts the compute thread and opens the backbones named by `preload` in the background."""
         torch.set_num_threads(self._num_threads)
         self._batcher.start()
-        self._loaders.submit(self._preload)
+        for name in preload:
+            self._loaders.submit(self._preload, name)
 
     def close(self) -> None:
         self._loaders.shutdown(wait=True, cancel_futures=True)
@@ -175,9 +175,9 @@ class Engine:
                     raise artifact_damaged(digest) from error
         raise AssertionError("the loop returns or raises")
 
-    def _preload(self) -> None:
-        """Opens the default backbone and runs it once, so that the first request finds it warm."""
-        target = catalogue_target(PRELOADED)
+    def _preload(self, name: str) -> None:
+        """Opens a backbone and runs it once, so that the first request finds it warm."""
+        target = catalogue_target(name)
         if target is None:
             return
         self._sources[target.source.key] = target.source
@@ -192,7 +192,7 @@ class Engine:
                 )
                 self._batcher.submit(_Key(target.source.key, None, 1, (), None), _Work(pin.value, frame)).result()
         except TemperError as error:  # no weights here: a request for them will say so
-            log.warning("preload_failed", backbone=PRELOADED, error=error.message)
+            log.warning("preload_failed", backbone=name, error=error.message)
 
     def _compute(self, key: _Key, works: Sequence[_Work]) -> Sequence[Forecast]:
         """Runs in the batcher's thread. One pass over all series, then each request gets its rows."""

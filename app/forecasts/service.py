@@ -64,8 +64,15 @@ class ForecastService:
         self._opening: asyncio.Task[Engine] | None = None
 
     def start(self) -> None:
-        """Imports torch in a thread; requests that come earlier wait for it."""
-        self._opening = asyncio.create_task(run_in_threadpool(_open_engine, self._settings, self._registry))
+        """Opens what is to be warm before the first request; nothing is loaded when nothing is named."""
+        if self._settings.preload:
+            self._engine()
+
+    def _engine(self) -> "asyncio.Task[Engine]":
+        """Opened by the first that needs it, so that a gateway that only takes files never holds torch."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(run_in_threadpool(_open_engine, self._settings, self._registry))
+        return self._opening
 
     async def close(self) -> None:
         if self._opening is not None:
@@ -105,8 +112,7 @@ class ForecastService:
     async def _compute(
         self, target: Target, frame: SeriesFrame, prediction_length: int, levels: Levels
     ) -> tuple[Levels, Numbers]:
-        assert self._opening is not None, "started by the application's lifespan"
-        engine = await asyncio.shield(self._opening)
+        engine = await asyncio.shield(self._engine())
         try:
             return levels, await engine.forecast(target.source, frame, prediction_length, levels.floats)
         except OverloadedError as error:
@@ -130,7 +136,7 @@ def _open_engine(settings: Settings, registry: RegistryState) -> "Engine":
             batcher=BatcherConfig(max_pending_weight=settings.max_pending_series),
         ),
     )
-    engine.start()
+    engine.start(settings.preload)
     return engine
 
 

@@ -47,6 +47,14 @@ def test_a_limit_is_positive(monkeypatch: pytest.MonkeyPatch, variable: str) -> 
         Settings()
 
 
+def test_backbones_to_preload_are_named_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPER_PRELOAD", "temper-tiny, temper-tiny")
+    assert Settings().preload == ("temper-tiny", "temper-tiny")
+    monkeypatch.setenv("TEMPER_PRELOAD", "temper-huge")
+    with pytest.raises(ValidationError, match="temper-tiny"):
+        Settings()
+
+
 def test_a_key_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_API_KEY", "a-very-secret-value")
     assert "a-very-secret-value" not in repr(Settings())

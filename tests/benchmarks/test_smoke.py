@@ -31,7 +31,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def live(bench: Bench) -> Iterator[Any]:
-    with bench("common").service(TEMPER_FORECAST_THREADS="1") as running:
+    with bench("common").service(TEMPER_FORECAST_THREADS="1", TEMPER_PRELOAD="temper-tiny") as running:
         yield running
 
 
