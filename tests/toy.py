@@ -28,7 +28,7 @@ class Toy(Backbone):
     """Last `context_length` steps and their mask → deciles of `prediction_length` steps, around the last value."""
 
     lora_targets: ClassVar[str] = r"^body\.\d+$"
-    head: ClassVar[str] = "output"
+    head_name: ClassVar[str] = "output"
     unused_parameters: ClassVar[frozenset[str]] = frozenset({"spare"})
 
     def __init__(self, *, context_length: int, prediction_length: int, width: int, dropout: float) -> None:

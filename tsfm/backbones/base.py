@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from tsfm.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -48,12 +50,17 @@ class Backbone(nn.Module, ABC):
 
     lora_targets: ClassVar[str]
     """Anchored regex over full module names: the linears TRACE and LoRA may adapt."""
-    head: ClassVar[str]
-    """Prefix of the module that turns hidden states into the forecast."""
+    head_name: ClassVar[str]
+    """Prefix of the module that turns hidden states into the forecast. (Not `head`: published networks have a module of
+    that name, which a class attribute would hide.)"""
     unused_parameters: ClassVar[frozenset[str]] = frozenset()
     """Names loaded for the checkpoint's sake only: never trained, blended or scored."""
     fresh_parameters: ClassVar[frozenset[str]] = frozenset()
     """Names that no published checkpoint holds: trained, but the same tensor in SFF's two models."""
+    head_linear: ClassVar[str | None] = None
+    """Full name of the one linear that maps the flattened [B, N*D] hidden state to the H steps; None: no such head."""
+    head_is_random: ClassVar[bool] = False
+    """True where the published checkpoint holds no forecasting head, so that it starts from its initialisation."""
 
     @classmethod
     @abstractmethod
@@ -77,6 +84,10 @@ class Backbone(nn.Module, ABC):
         (`evaluation.md` §5). A batch whose targets are all missing gives 0 with a gradient path.
         """
 
+    def head_shape(self) -> tuple[int, int]:
+        """(N, D): tokens and width of the hidden state that `head_linear` flattens; `ConfigError` where it is None."""
+        raise ConfigError(f"{type(self).__name__} has no head over one flattened hidden state.", param="method.head")
+
     def head_parameter_names(self) -> frozenset[str]:
-        """Names of the parameters under `head`, the ones `linear_probe` trains."""
-        return frozenset(n for n, _ in self.named_parameters() if n.startswith(self.head + "."))
+        """Names of the parameters under `head_name`, the ones `linear_probe` trains."""
+        return frozenset(n for n, _ in self.named_parameters() if n.startswith(self.head_name + "."))

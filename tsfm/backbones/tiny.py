@@ -124,7 +124,8 @@ class Tiny(Backbone):
     """See the module's text. Trained for contexts up to 512 and horizons up to 128; longer horizons recurse."""
 
     lora_targets: ClassVar[str] = r"^layers\.\d+\.(attention\.[qkvo]|fc[12])$"
-    head: ClassVar[str] = "output"
+    head_name: ClassVar[str] = "output"
+    head_linear: ClassVar[str | None] = None  # each token answers its own steps, partly from the references
 
     def __init__(
         self,

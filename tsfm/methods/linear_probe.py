@@ -1,4 +1,4 @@
-"""`linear_probe`: only the parameters under the backbone's `head` are trained (papers.md §2.4, LP)."""
+"""`linear_probe`: only the parameters under the backbone's `head_name` are trained (papers.md §2.4, LP)."""
 
 import torch
 
@@ -13,7 +13,7 @@ class LinearProbe(Method):
 
     def prepare(self, backbone: Backbone) -> Backbone:
         head = backbone.head_parameter_names() - backbone.unused_parameters
-        assert head, f"{type(backbone).__name__}.head names no parameter"
+        assert head, f"{type(backbone).__name__}.head_name names no parameter"
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name in head)
         if self.config.reinit_head:
