@@ -7,7 +7,7 @@ are text checked by the catalogue and by `app/jobs/states.py`, so that a new bac
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, false
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -162,13 +162,13 @@ class Model(Base):
 
 class ModelVersion(Base):
     __tablename__ = "model_versions"
-    __table_args__ = (UniqueConstraint("model_id", "version"), UniqueConstraint("job_id", "judged"))
+    __table_args__ = (UniqueConstraint("model_id", "version"), UniqueConstraint("job_id", "refit"))
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     """Short id, `^[A-Za-z0-9_-]{1,36}$` (clients.md: the Nixtla client accepts no other)."""
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     version: Mapped[int] = mapped_column(Integer)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    """One judged version per job: the unique constraint is what makes a second registration impossible."""
+    """One version per job, and one refit: the unique constraint is what makes a second registration impossible."""
     digest: Mapped[str] = mapped_column(String(80), index=True)
     files: Mapped[dict[str, Any]]
     """Artifact path → sha256 of the stored blob."""
@@ -177,6 +177,25 @@ class ModelVersion(Base):
     fallback: Mapped[str | None]
     """What a bare name serves instead because it was not beaten; null when the tuned weights won."""
     judged: Mapped[bool]
+    """Whether its test block was read for a verdict: never of a refit, nor where the gate was given up."""
+    refit: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """The same recipe trained on all history: no alias points here by itself."""
+    incumbent: Mapped[int | None] = mapped_column(Integer)
+    """Number of the version of this model that was in production when this one was judged."""
+    created_at: Mapped[datetime]
+
+
+class Verdict(Base):
+    """Every look at a test block is counted: the k-th verdict on the same rows needs stronger evidence."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (UniqueConstraint("tenant_id", "test_sha256", "job_id"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    test_sha256: Mapped[str] = mapped_column(String(80), primary_key=True)
+    """Digest of the test rows, whatever file they came from."""
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """k, from 1: two jobs never share one."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
 
 
