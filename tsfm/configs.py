@@ -11,6 +11,7 @@ from tsfm.errors import ConfigError
 
 ALPHA_SEARCH = (0.3, 0.5, 0.7, 0.9, 0.95)
 """evaluation.md §6: the values "alpha": "search" tries."""
+Initialisation = Literal["backbone", "pytorch", "matched"]
 LEARNING_RATE_SEARCH = (1 / 3, 1.0, 3.0)
 """evaluation.md §5: "learning_rate": "auto" tries these multiples of the method's default."""
 
@@ -101,8 +102,10 @@ class SFFConfig:
     """Weight on the pretrained side, 0 to 1 (evaluation.md §6); "search" picks from `ALPHA_SEARCH` on validation."""
     twin_seed: int = 0
     """Seed of the random twin, drawn under a forked generator so that alpha = 1 sees the data order of `full`."""
-    initialisation: Literal["backbone"] = "backbone"
-    """How the twin is drawn: the backbone's own trainable initialisation (evaluation.md §6)."""
+    initialisation: Initialisation = "backbone"
+    """How the twin is drawn (evaluation.md §6): "backbone" is its own trainable initialisation; "pytorch" what torch's
+    layers give by default, as in the authors' code (papers.md §2.1); "matched" is the backbone's own draw, rescaled so
+    that each tensor has the norm of the pretrained one."""
     exclude: tuple[str, ...] = ()
     """Parameter-name prefixes left pretrained; the default blends everything, as the authors' code does."""
 

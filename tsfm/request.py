@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast, get_args, get_origin
 
 from tsfm import catalog, configs
 from tsfm.errors import ConfigError, SeriesTooShort, UnknownName
@@ -124,15 +124,21 @@ def method_config(name: str, options: Mapping[str, Any]) -> Any:
             if not fields:
                 raise ConfigError(f"Method {name!r} has no options, so {key!r} is unknown.", param=param)
             raise UnknownName("method option", key, list(fields), param=param)
-        values[key] = _option(key, value, fields[key].default, param)
+        values[key] = _option(key, value, fields[key], param)
     try:
         return config(**values)
     except ConfigError as error:
         raise ConfigError(error.message, param=f"method.{error.param}") from error
 
 
-def _option(key: str, value: Any, default: Any, param: str) -> Any:
-    """`value` in the type of the option's default."""
+def _option(key: str, value: Any, option: "dataclasses.Field[Any]", param: str) -> Any:
+    """`value` in the type of the option's default; one of the listed texts where the option is a `Literal`."""
+    default = option.default
+    if get_origin(option.type) is Literal:
+        choices = get_args(option.type)
+        if value not in choices or isinstance(value, bool):
+            raise ConfigError(f"{key} must be one of {', '.join(map(repr, choices))}, not {value!r}.", param=param)
+        return value
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise ConfigError(f"{key} must be true or false, not {value!r}.", param=param)
@@ -143,11 +149,8 @@ def _option(key: str, value: Any, default: Any, param: str) -> Any:
         return tuple(value)
     if isinstance(default, int):
         return _integer(value, param, low=0, high=MAX_SEED)
-    if isinstance(default, float):
-        return value if isinstance(value, str) else _number(value, param)
-    if value != default:  # text options have one value today
-        raise ConfigError(f"{key} must be {default!r}, not {value!r}.", param=param)
-    return value
+    assert isinstance(default, float), f"no rule reads an option like {key}"
+    return value if isinstance(value, str) else _number(value, param)
 
 
 def train_config(resolved: Mapping[str, Any], *, learning_rate: float) -> configs.TrainConfig:
