@@ -1,8 +1,9 @@
 """A tuned model on disk: immutable, content-addressed, and nothing in it can run code.
 
-An artifact is a directory of `model.safetensors` (weights), `manifest.json` (everything needed to say what they are and
-to open them) and `README.md` (model card). Its digest is the sha256 over the sorted `sha256  path` lines of its files,
-so the same weights and facts have the same digest on any machine and at any time. Torch-free: tensors come in as bytes.
+An artifact is a directory of weights (`model.safetensors`, or the files of a PEFT adapter), `manifest.json` (everything
+needed to say what they are and to open them; it lists them) and `README.md` (model card). Its digest is the sha256 over
+the sorted `sha256  path` lines of its files, so the same weights and facts have the same digest on any machine and at
+any time. Torch-free: tensors come in as bytes.
 """
 
 import hashlib
@@ -21,7 +22,6 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 CARD = "README.md"
-FILES = (CARD, MANIFEST, WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,11 @@ class Artifact:
     digest: str
     manifest: dict[str, Any]
 
-    @property
-    def weights(self) -> Path:
-        return self.path / WEIGHTS
+    def file(self, name: str) -> Path:
+        """One of its files; `ArtifactError` when it has none of that name."""
+        if not (self.path / name).is_file():
+            raise ArtifactError(f"The artifact at {self.path.name!r} lacks {name}.")
+        return self.path / name
 
 
 def file_sha256(path: Path) -> str:
@@ -43,11 +45,11 @@ def file_sha256(path: Path) -> str:
 
 
 def files_of(directory: Path) -> dict[str, str]:
-    """Relative path → sha256 (hex) of every file of an artifact; `ArtifactError` when one is missing."""
-    missing = [name for name in FILES if not (directory / name).is_file()]
-    if missing:
+    """Relative path → sha256 (hex) of every file of an artifact; `ArtifactError` when manifest or card are missing."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    if missing := [name for name in (MANIFEST, CARD) if name not in names]:
         raise ArtifactError(f"The artifact at {directory.name!r} lacks {', '.join(missing)}.")
-    return {name: file_sha256(directory / name) for name in FILES}
+    return {name: file_sha256(directory / name) for name in names}
 
 
 def digest_of_files(files: Mapping[str, str]) -> str:
@@ -60,15 +62,18 @@ def digest_of(directory: Path) -> str:
     return digest_of_files(files_of(directory))
 
 
-def write_artifact(out_dir: Path, tensors: bytes, manifest: Mapping[str, Any], card: str) -> str:
+def write_artifact(out_dir: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any], card: str) -> str:
     """Writes beside `out_dir`, fsyncs, renames into place (replacing an earlier try) and answers the digest.
 
-    `tensors` are serialised safetensors; `manifest` must be plain JSON without clock or host.
+    `files` are contents by plain file name; `manifest` must be plain JSON without clock or host, and lists them.
     """
     staging = out_dir.with_name(f".{out_dir.name}-{uuid.uuid4().hex[:8]}")
     staging.mkdir(parents=True)
-    text = json.dumps({"format": FORMAT, **manifest}, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_synced(staging / WEIGHTS, tensors)
+    listed = {**manifest, "format": FORMAT, "files": sorted(files)}
+    text = json.dumps(listed, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    for name, data in files.items():
+        assert name == Path(name).name, "file names are given by methods"
+        write_synced(staging / name, data)
     write_synced(staging / MANIFEST, (text + "\n").encode())
     write_synced(staging / CARD, card.encode())
     sync_directory(staging)
@@ -94,7 +99,10 @@ def open_artifact(directory: Path, expected_digest: str | None = None) -> Artifa
         raise ArtifactError(f"{MANIFEST} is not JSON: {error}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"{MANIFEST} is not of format {FORMAT}, the one this version reads.")
-    return Artifact(path=directory, digest=digest, manifest=manifest)
+    artifact = Artifact(path=directory, digest=digest, manifest=manifest)
+    for name in manifest.get("files", [WEIGHTS]):  # artifacts of 0.1 hold this one and do not list it
+        artifact.file(name)
+    return artifact
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
 
 from tsfm import card, catalog, evaluate, methods, provenance
 from tsfm.artifact import write_artifact
@@ -22,7 +21,7 @@ from tsfm.backbones.weights import load_backbone
 from tsfm.configs import TrainConfig
 from tsfm.device import default_device, facts
 from tsfm.errors import DataError
-from tsfm.methods.base import Method
+from tsfm.methods.base import Export, Method
 from tsfm.metrics import Scales, default_metric, scales_of, zero_share
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.request import FinetuneRequest, resolve
@@ -50,6 +49,8 @@ class FinetuneResult:
     candidates: list[dict[str, Any]]
     verdict: dict[str, Any]
     data_report: dict[str, Any]
+    search: list[dict[str, Any]]
+    """Every trial there was: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
     timing: dict[str, float]
     num_trainable_parameters: int
     manifest: dict[str, Any]
@@ -102,10 +103,15 @@ def run(
     clock.lap("loading_seconds")
 
     def write(outcome: Outcome, where: Path, candidates: list[dict[str, Any]], verdict: dict[str, Any] | None) -> _Made:
-        chosen = {**resolved, "method_config": outcome.method_config, "hyperparameters": outcome.hyperparameters}
-        manifest = _manifest(outcome, zero_shot, data, chosen, spec, candidates, verdict, device)
-        tensors = {name: t.cpu().contiguous() for name, t in outcome.method.export(outcome.model).items()}
-        return _Made(chosen, manifest, write_artifact(where, save(tensors), manifest, card.render(manifest)))
+        chosen = {
+            **resolved,
+            "method": outcome.method_name,
+            "method_config": outcome.method_config,
+            "hyperparameters": outcome.hyperparameters,
+        }
+        made = outcome.method.export(outcome.model, spec)
+        manifest = _manifest(outcome, made, zero_shot, data, chosen, spec, candidates, verdict, device)
+        return _Made(chosen, manifest, write_artifact(where, made.files, manifest, card.render(manifest)))
 
     def kept(outcome: Outcome) -> None:
         if checkpoints is not None and clock.is_due(checkpoints.every_seconds):
@@ -131,6 +137,7 @@ def run(
         candidates=candidates,
         verdict=verdict,
         data_report=data.report,
+        search=outcome.search,
         timing=clock.laps,
         num_trainable_parameters=outcome.num_trainable_parameters,
         manifest=made.manifest,
@@ -224,7 +231,13 @@ def _train(
     if not catalog.method(resolved["method"]).trains:
         method: Method = methods.create(resolved["method"], _config(resolved))
         model = method.prepare(fresh()).to(device)
-        return Outcome(model=model, method=method, method_config=resolved["method_config"], hyperparameters={})
+        return Outcome(
+            model=model,
+            method=method,
+            method_name=resolved["method"],
+            method_config=resolved["method_config"],
+            hyperparameters={},
+        )
     reporter.phase("training")
     search = Search(
         resolved=resolved,
@@ -291,6 +304,7 @@ def _candidates(
 
 def _manifest(
     outcome: Outcome,
+    made: Export,
     zero_shot: Backbone,
     data: Data,
     chosen: dict[str, Any],
@@ -311,6 +325,7 @@ def _manifest(
             "licence": spec.licence,
             "config": zero_shot.config,
         },
+        "weights": {"kind": made.kind, "backbone_digest": f"sha256:{spec.sha256}", **made.facts},
         "method": {"type": chosen["method"], **chosen["method_config"]},
         "hyperparameters": chosen["hyperparameters"],
         "budget_seconds": chosen["budget_seconds"],

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tsfm import catalog, configs, methods
-from tsfm.backbones.base import Backbone
+from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import TrainConfig
 from tsfm.evaluate import score
 from tsfm.methods.base import Method
@@ -32,6 +33,8 @@ TRIAL_SHARE = 8
 MIN_TRIAL_STEPS = 20
 SEARCH_BUDGET_SHARE = 0.3
 """Part of `budget_seconds` that all trials together may use."""
+SELECTION_BATCHES = 8
+"""Batches of the validation block, evenly strided, that a method may measure on (`Method.bind`)."""
 _NO_PATIENCE_LIMIT = 10**9
 
 
@@ -41,20 +44,31 @@ class Outcome:
 
     model: Backbone
     method: Method
+    method_name: str
+    """What was trained: the chosen one where `auto` was asked for."""
     method_config: dict[str, Any]
     hyperparameters: dict[str, Any]
     """Resolved values; `learning_rate` is the one that was used."""
     training: dict[str, Any] = field(default_factory=dict)
     num_trainable_parameters: int = 0
+    search: list[dict[str, Any]] = field(default_factory=list)
+    """Every trial as in `training["search"]`, and the `seconds` it took: an artifact knows no clock, a job does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One complete schedule with everything decided."""
 
-    name: str
+    method: str
     method_config: dict[str, Any]
     learning_rate: float
+    tried: dict[str, Any] = field(default_factory=dict)
+    """The options of `method_config` that the search varies."""
+    rung: int = 0
+
+    def __str__(self) -> str:
+        options = "".join(f", {name} {value}" for name, value in self.tried.items())
+        return f"{self.method} at learning rate {self.learning_rate:.3g}{options}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +94,7 @@ class Search:
     spent_seconds: float = 0.0
     planned_steps: int = 0
     trials: list[dict[str, Any]] = field(default_factory=list)
-    """What was tried: name, alpha, learning_rate, validation, stopped."""
+    """What was tried: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
 
     def run(self) -> Outcome:
         rates, alphas = self._rates(), self._alphas()
@@ -106,10 +120,9 @@ class Search:
         """The trial to run in full: α first, then the learning rate."""
         middle = rates[len(rates) // 2]
         options = dict(self.resolved["method_config"])
-        start = Trial(name="run", method_config=options, learning_rate=middle)
-        if alphas:
-            default = catalog.method(self.resolved["method"]).config().alpha if len(alphas) > 1 else alphas[0]
-            start = dataclasses.replace(start, method_config={**options, "alpha": default})
+        start = Trial(method=self.resolved["method"], method_config=options, learning_rate=middle)
+        if len(alphas) > 1:
+            start = self._with_alpha(start, catalog.method(start.method).config().alpha)
         share = None
         if self.resolved["budget_seconds"] is not None and num_trials:
             share = SEARCH_BUDGET_SHARE * float(self.resolved["budget_seconds"]) / num_trials
@@ -124,7 +137,9 @@ class Search:
         return best
 
     def _with_alpha(self, trial: Trial, alpha: float) -> Trial:
-        return dataclasses.replace(trial, method_config={**trial.method_config, "alpha": alpha})
+        return dataclasses.replace(
+            trial, method_config={**trial.method_config, "alpha": alpha}, tried={"alpha": alpha}
+        )
 
     def _pick(
         self,
@@ -139,45 +154,51 @@ class Search:
         for trial in tried:
             key = (trial.learning_rate, trial.method_config.get("alpha"))
             if key not in results:
-                error = self._trial(trial, steps, budget_seconds)
-                if error is None:
+                at = self._trial(trial, steps, budget_seconds)
+                if at.stopped != "completed" or at.best_error is None:
                     self.reporter.message(
                         f"The search was given up ({self.trials[-1]['stopped']}): defaults are used instead."
                     )
                     return default
-                results[key] = error
+                results[key] = at.best_error
             if lowest is None or results[key] < lowest:
                 best, lowest = trial, results[key]
         return best
 
-    def _trial(self, trial: Trial, steps: int, budget_seconds: float | None) -> float | None:
-        """Validation error of a complete short schedule; None when it was cut short, or nothing could be read."""
+    def _trial(self, trial: Trial, steps: int, budget_seconds: float | None) -> Position:
+        """Where a short schedule from the start ended; one that an earlier attempt of this job ended is not repeated."""
         name = f"trial-{len(self.trials)}"
         config = dataclasses.replace(
             train_config(self.resolved, learning_rate=trial.learning_rate), patience=_NO_PATIENCE_LIMIT
         )
         stage = self._stage(name, trial, config, steps, budget_seconds)
         at = self._finished(stage)
-        alpha = trial.method_config.get("alpha")
-        described = f"learning rate {trial.learning_rate:.3g}" + (f", alpha {alpha:g}" if alpha is not None else "")
         if at is None:
-            self.reporter.stage(self.planned_steps, f"Trying {described} for {steps} steps.")
-            at, _, _ = self._run_stage(stage, trial)
-            # A finished trial is remembered without its tensors.
-            scalars = {"identity": stage.identity, "position": dataclasses.asdict(at)}
-            save_state(stage.state_path, {}, scalars)
+            self.reporter.stage(self.planned_steps, f"Trying {trial} for {steps} steps.")
+            at = self._run_trial(stage, trial)
+            self._remember(stage, at)
         self.planned_steps += steps
         self.spent_seconds += at.elapsed_seconds
         self.trials.append(
             {
+                "method": trial.method,
+                "options": trial.tried,
                 "learning_rate": trial.learning_rate,
-                "alpha": alpha,
+                "rung": trial.rung,
                 "steps": at.step,
                 "validation": at.best_error,
                 "stopped": at.stopped,
+                "seconds": round(at.elapsed_seconds, 3),
             }
         )
-        return at.best_error if at.stopped == "completed" else None
+        return at
+
+    def _run_trial(self, stage: Stage, trial: Trial) -> Position:
+        return self._run_stage(stage, trial)[0]
+
+    def _remember(self, stage: Stage, at: Position) -> None:
+        """An ended stage without its tensors."""
+        save_state(stage.state_path, {}, {"identity": stage.identity, "position": dataclasses.asdict(at)})
 
     def _final(self, trial: Trial, total: int) -> Outcome:
         config = train_config(self.resolved, learning_rate=trial.learning_rate)
@@ -191,6 +212,7 @@ class Search:
         return Outcome(
             model=model,
             method=method,
+            method_name=trial.method,
             method_config=trial.method_config,
             hyperparameters={**self.resolved["hyperparameters"], "learning_rate": trial.learning_rate},
             training={
@@ -201,9 +223,11 @@ class Search:
                 "stopped": at.stopped,
                 "micro_batch": at.micro_batch,
                 "history": at.history,
-                "search": self.trials,
+                "search": [{k: v for k, v in row.items() if k != "seconds"} for row in self.trials],
+                "method": method.facts(model),
             },
-            num_trainable_parameters=sum(p.numel() for _, p in method.trainable_parameters(model)),
+            num_trainable_parameters=method.num_trainable_parameters(model),
+            search=self.trials,
         )
 
     def _stage(self, name: str, trial: Trial, config: TrainConfig, steps: int, budget_seconds: float | None) -> Stage:
@@ -234,9 +258,15 @@ class Search:
     def _run_stage(
         self, stage: Stage, trial: Trial, on_kept: Callable[[Outcome], None] | None = None
     ) -> tuple[Position, Backbone, Method]:
-        spec = catalog.method(self.resolved["method"])
-        method = methods.create(spec.name, spec.config(**trial.method_config))
+        method = methods.create(trial.method, catalog.method(trial.method).config(**trial.method_config))
         model = method.prepare(self.fresh()).to(self.device)
+        batches = selection(
+            self.validation,
+            target_length=self.train.prediction_length,
+            batch_size=stage.config.batch_size,
+            device=self.device,
+        )
+        method.bind(batches)
         source = self.source(model)
 
         def validate(_: Backbone) -> Validation:
@@ -259,3 +289,17 @@ class Search:
             on_kept=kept,
         )
         return at, model, method
+
+
+def selection(
+    validation: Windows, *, target_length: int, batch_size: int, device: torch.device, most: int = SELECTION_BATCHES
+) -> list[Batch]:
+    """At most `most` batches of windows, evenly strided over the block, with targets as long as those trained on."""
+    wanted = min(len(validation), most * batch_size)
+    indices = np.linspace(0, len(validation) - 1, wanted).round().astype(np.int64)
+    batches: list[Batch] = []
+    for begin in range(0, wanted, batch_size):
+        cut = validation.batch(indices[begin : begin + batch_size])
+        context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target[:, :target_length])
+        batches.append(Batch(context=context.to(device), target=target.to(device)))
+    return batches

@@ -75,7 +75,7 @@ class Position:
     best_error: float | None = None
     best_step: int = 0
     worse_evaluations: int = 0
-    """Evaluations after warm-up, in a row, without a better error."""
+    """Evaluations after warm-up, in a row, that could have been kept and had no better error."""
     micro_batch: int
     elapsed_seconds: float = 0.0
     stopped: str | None = None
@@ -194,7 +194,18 @@ class _Run:
                 self._save_if_due()
                 self.train_loss = self._step()
                 self.reporter.stepped(at.step, self.train_loss)
+        self._keep_last_if_none()
         self._save()
+
+    def _keep_last_if_none(self) -> None:
+        """A run that was cut short before its method let anything be kept ends with the weights it has."""
+        at = self.at
+        if at.best_step == 0:
+            at.best_error, at.best_step = at.history[-1]["validation"], at.step
+            self.best = self._snapshot()
+            self.reporter.message(
+                f"The run ended ({at.stopped}) before the method had settled: its last weights are kept, not its best."
+            )
 
     def _step(self) -> float:
         """One optimizer step over `batch_size * gradient_accumulation` windows; the mean loss."""
@@ -253,7 +264,7 @@ class _Run:
 
     def _evaluate(self, validate: Callable[[Backbone], Validation]) -> bool:
         """Whether the weights were kept. Step 0 is logged but never eligible (evaluation.md §5): else `full` would
-        silently become zero-shot."""
+        silently become zero-shot. A method may rule out more steps: patience does not count there."""
         at = self.at
         self.model.eval()
         try:
@@ -263,13 +274,14 @@ class _Run:
             raise
         at.evaluated_at = at.step
         at.history.append({"step": at.step, "train_loss": self.train_loss, "validation": found.error})
+        eligible = at.step > 0 and self.method.eligible(at.step, self.stage.total_steps)
         better = found.error is not None and (at.best_error is None or found.error < at.best_error)
         keeps_last = not self.config.early_stopping or found.error is None
-        kept = at.step > 0 and (better or keeps_last)
+        kept = eligible and (better or keeps_last)
         if kept:
             at.best_error, at.best_step, at.worse_evaluations = found.error, at.step, 0
             self.best = self._snapshot()
-        elif at.step > warmup_steps(self.config, self.stage.total_steps):
+        elif eligible and at.step > warmup_steps(self.config, self.stage.total_steps):
             at.worse_evaluations += 1
         self.reporter.evaluated(found.error, {**found.metrics, "kept": kept})
         return kept

@@ -72,8 +72,8 @@ def finetune(
         misbehave(script)
     while "hold" in script and (home / SCRIPTS / job_id).exists():
         time.sleep(0.02)
-    tensors = f"weights of {job_id}".encode() * 1000
-    digest = write_artifact(out_dir, tensors, {"job": job_id}, f"# {job_id}\n")
+    weights = {"model.safetensors": f"weights of {job_id}".encode() * 1000}
+    digest = write_artifact(out_dir, weights, {"job": job_id}, f"# {job_id}\n")
     verdict = {"promoted": False, "fallback": "zero_shot", "reason": "A stand-in never wins."}
     found = {"digest": digest, "manifest": {"job": job_id}, "verdict": verdict}
     return SimpleNamespace(out_dir=out_dir, to_mapping=lambda: found)

@@ -149,10 +149,10 @@ class TestSearch:
         asked = {"method": {"type": "sff", "alpha": "search"}, "hyperparameters": {"max_epochs": 1, "batch_size": 64}}
         result = run(toy_weights, tmp_path, **asked)
         tried = result.manifest["training"]["search"]
-        assert [t["alpha"] for t in tried[:5]] == [0.3, 0.5, 0.7, 0.9, 0.95]
+        assert [t["options"]["alpha"] for t in tried[:5]] == [0.3, 0.5, 0.7, 0.9, 0.95]
         assert len(tried) == 5 + 2  # the middle rate was tried with the chosen alpha already
         best = min(tried[:5], key=lambda t: t["validation"])
-        assert result.resolved["method_config"]["alpha"] == best["alpha"] == result.manifest["method"]["alpha"]
+        assert result.resolved["method_config"]["alpha"] == best["options"]["alpha"] == result.manifest["method"]["alpha"]
 
     def test_a_budget_that_cuts_trials_short_takes_defaults_and_says_so(
         self, toy_weights: Path, tmp_path: Path
@@ -216,7 +216,7 @@ class TestResult:
     def test_the_artifact_says_where_it_comes_from(self, toy_weights: Path, tmp_path: Path) -> None:
         result = run(toy_weights, tmp_path, seed=11)
         manifest = open_artifact(result.out_dir, result.digest).manifest
-        assert manifest == json.loads(json.dumps({"format": 1, **result.manifest}))
+        assert manifest == json.loads(json.dumps({"format": 1, "files": ["model.safetensors"], **result.manifest}))
         assert manifest["seed"] == 11
         assert len(manifest["data"]["sha256"]) == len(manifest["code"]["sha256"]) == 64
         assert manifest["backbone"]["digest"].startswith("sha256:")

@@ -17,6 +17,7 @@ from tsfm.backbones.weights import tensors_of
 from tsfm.configs import FullConfig, TrainConfig
 from tsfm.errors import Cancelled, NonFinite, OutOfMemory
 from tsfm.evaluate import never_stop
+from tsfm.methods.base import Method
 from tsfm.methods.full import Full
 from tsfm.progress import Progress, Reporter
 from tsfm.series.split import Block, split
@@ -52,11 +53,12 @@ def run(
     the_stage: Stage,
     *,
     model: Backbone | None = None,
+    method: Method | None = None,
     validate: Callable[[Backbone], Validation] = drift,
     should_stop: Callable[[], str | None] = never_stop,
     sent: list[Progress] | None = None,
 ) -> tuple[Position, dict[str, torch.Tensor]]:
-    method = Full(FullConfig())
+    method = method or Full(FullConfig())
     ready = method.prepare(model or Toy.from_config(CONFIG, seed=1))
     reporter = Reporter((sent if sent is not None else []).append)
     at = train(
@@ -146,6 +148,37 @@ class TestSelection:
     def test_evaluates_at_least_four_times_an_epoch(self, tmp_path: Path) -> None:
         at, _ = run(stage(tmp_path))
         assert len(at.history) >= 1 + 4 * SETTINGS.max_epochs
+
+
+class Late(Full):
+    """Lets nothing be kept before its last third."""
+
+    def eligible(self, step: int, total_steps: int) -> bool:
+        return 3 * step > 2 * total_steps
+
+
+class TestEligible:
+    def test_what_a_method_rules_out_is_neither_kept_nor_counted(self, tmp_path: Path) -> None:
+        validate = iter(range(100))
+        config = dataclasses.replace(SETTINGS, patience=2)
+        at, _ = run(
+            stage(tmp_path, config),
+            method=Late(FullConfig()),
+            validate=lambda model: Validation(error=float(next(validate)), metrics={}),  # the first is the best
+        )
+        total = stage(tmp_path, config).total_steps
+        assert next(row["step"] for row in at.history if row["step"] * 3 > 2 * total) == at.best_step
+        assert at.stopped == "early_stopping"
+        assert at.worse_evaluations == 2
+        assert 3 * at.best_step > 2 * total
+
+    def test_a_run_cut_short_before_ends_with_its_last_weights_and_says_so(self, tmp_path: Path) -> None:
+        sent: list[Progress] = []
+        at, found = run(stage(tmp_path, budget_seconds=0.0), method=Late(FullConfig()), sent=sent)
+        assert (at.stopped, at.step, at.best_step, at.best_error) == ("budget", 1, 1, at.history[-1]["validation"])
+        assert any(p.message and "last weights" in p.message for p in sent)
+        _, again = run(stage(tmp_path, budget_seconds=0.0), method=Late(FullConfig()))
+        assert same(found, again)
 
 
 class TestDeterminism:

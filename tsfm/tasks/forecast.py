@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tsfm import catalog, rivals
-from tsfm.artifact import open_artifact
+from tsfm.artifact import WEIGHTS, open_artifact
 from tsfm.backbones import build
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone, load_tensors
@@ -174,7 +174,7 @@ class Forecaster:
         spec = catalog.backbone(facts["backbone"]["name"])
         model = build(spec, facts["backbone"]["config"], seed=0)
         try:
-            load_tensors(model, load_file(artifact.weights))
+            load_tensors(model, load_file(artifact.file(WEIGHTS)))
         except WeightsError as error:
             raise ArtifactError(error.message) from error
         source = BackboneSource(

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from safetensors.torch import load
 
-from tests.toy import CONFIG, Toy
+from tests.toy import CONFIG, Toy, spec
 from tsfm.configs import FullConfig, LinearProbeConfig, ScratchConfig, SFFConfig, ZeroShotConfig
 from tsfm.errors import ConfigError
 from tsfm.methods.base import Method
@@ -11,6 +12,8 @@ from tsfm.methods.full import Full, Scratch
 from tsfm.methods.linear_probe import LinearProbe
 from tsfm.methods.sff import SFF, blend, smooth, twin_of
 from tsfm.methods.zero_shot import ZeroShot
+
+SPEC = spec("0" * 64)
 
 
 def pretrained() -> Toy:
@@ -110,7 +113,9 @@ EVERYTHING = {name for name, _ in pretrained().named_parameters()} - {"spare"}
 def test_each_method_trains_exactly_its_parameters(method: Method, trained: set[str]) -> None:
     model = method.prepare(pretrained())
     assert {name for name, _ in method.trainable_parameters(model)} == trained
-    assert set(method.export(model)) == {name for name, _ in model.named_parameters()} | {"gain"}
+    exported = method.export(model, SPEC)
+    assert (exported.kind, list(exported.files)) == ("full", ["model.safetensors"])
+    assert set(load(exported.files["model.safetensors"])) == {name for name, _ in model.named_parameters()} | {"gain"}
 
 
 def test_reinit_head_replaces_the_head_alone() -> None:

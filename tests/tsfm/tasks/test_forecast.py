@@ -185,7 +185,7 @@ class TestOpening:
 
         tensors = load_file(tuned.out_dir / "model.safetensors")
         tensors["output.bias"] = tensors["output.bias"][:3].clone()
-        write_artifact(tmp_path / "bad", save(tensors), tuned.manifest, "")
+        write_artifact(tmp_path / "bad", {"model.safetensors": save(tensors)}, tuned.manifest, "")
         with pytest.raises(ArtifactError, match=r"output\.bias"):
             Forecaster.open(tmp_path / "bad")
 
