@@ -5,7 +5,7 @@ the same; `wql` alone is pooled, as it is defined. NaN targets are missing and c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _NEGLIGIBLE = 1e-9
 """Seasonal differences below this share of the ordinary ones are rounding."""
 ZERO_SHARE = 0.5
@@ -84,50 +85,98 @@ def zero_share(frame: SeriesFrame, split: Split) -> float:
     return float((train == 0).sum() / observed) if observed else 0.0
 
 
+METRICS: tuple[str, ...] = ("mase", "rmsse", "mae", "mse")
+"""What a job may be judged by; the first two are scaled, so that series of any size weigh the same."""
+
+
 def default_metric(share_of_zeros: float) -> str:
     return "rmsse" if share_of_zeros > ZERO_SHARE else "mase"
 
 
-class Errors:
-    """Sums over windows of forecasts in the user's units, kept relative to each series' scale; `result` divides."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowErrors:
+    """What a forecaster missed in each of W windows, relative to the scale of the window's series."""
 
-    def __init__(self, scales: Scales, *, levels: Sequence[float] = ()) -> None:
-        num_series = len(scales.mase)
-        self.scales, self.levels = scales, np.asarray(levels, dtype=np.float64)
-        self.absolute, self.squared = np.zeros(num_series), np.zeros(num_series)
-        self.count, self.windows = np.zeros(num_series, dtype=np.int64), np.zeros(num_series, dtype=np.int64)
-        self.pinball, self.target, self.covered = 0.0, 0.0, 0
+    scales: Scales
+    levels: tuple[float, ...]
+    """Of the quantiles that were scored; empty for points."""
+    series: Ints
+    """[W]"""
+    absolute: Floats
+    """[W] Σ |error| ÷ MASE scale over the observed targets."""
+    squared: Floats
+    """[W] Σ (error ÷ RMSSE scale)² over the observed targets."""
+    count: Ints
+    """[W] observed targets."""
+    pinball: Floats
+    """[W] Σ pinball loss, averaged over levels, in the user's units; 0 without quantiles."""
+    target: Floats
+    """[W] Σ |target|; 0 without quantiles."""
+    covered: Ints
+    """[W] targets inside the outermost band; 0 without quantiles."""
 
-    def add(self, series: NDArray[np.int64], target: Floats, point: Floats, quantiles: Floats | None) -> None:
-        """`series` [B], `target` and `point` [B, H], `quantiles` [B, Q, H] at `levels`, or None."""
-        observed = ~np.isnan(target)
-        error = np.where(observed, target - point, 0.0)
-        scales = self.scales
-        np.add.at(self.absolute, series, np.abs(error / scales.mase[series, None]).sum(axis=1))
-        np.add.at(self.squared, series, np.square(error / scales.rmsse[series, None]).sum(axis=1))
-        np.add.at(self.count, series, observed.sum(axis=1))
-        np.add.at(self.windows, series, 1)
-        if quantiles is None or not len(self.levels):
-            return
-        known = np.where(observed, target, 0.0)
-        gap = known[:, None, :] - quantiles
-        levels = self.levels[None, :, None]
-        loss = np.maximum(levels * gap, (levels - 1.0) * gap).mean(axis=1)
-        self.pinball += float(np.where(observed, loss, 0.0).sum())
-        self.target += float(np.abs(known).sum())
-        inside = (target >= quantiles[:, 0]) & (target <= quantiles[:, -1])
-        self.covered += int((inside & observed).sum())
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def where(self, kept: NDArray[np.bool_]) -> "WindowErrors":
+        """Only the windows that `kept` [W] names."""
+        return replace(self, **{name: getattr(self, name)[kept] for name in _PER_WINDOW})
+
+    def choose(self, other: "WindowErrors", taken: NDArray[np.bool_]) -> "WindowErrors":
+        """These errors, with `other`'s in the windows that `taken` [W] names; quantiles only where both have them."""
+        both = self.levels if self.levels == other.levels else ()
+        mixed = {name: np.where(taken, getattr(other, name), getattr(self, name)) for name in _PER_WINDOW}
+        return replace(self, levels=both, **mixed)
+
+    def weights(self) -> Floats:
+        """[W] share of each window in its series' mean error; they add up to 1 in every series."""
+        total = np.bincount(self.series, weights=self.count, minlength=len(self.scales.mase))
+        weights: Floats = self.count / np.maximum(total[self.series], 1)
+        return weights
+
+    def losses(self, metric: str) -> Floats:
+        """[W] losses whose weighted mean is the series' `metric`, up to one factor that all series share.
+
+        A root mean square is linearised around the series' own (its influence function), so that window by window
+        differences add up to the difference of the metric. `mse` and `mae` are relative to the largest scale.
+        """
+        count = np.maximum(self.count, 1)
+        if metric in ("mase", "mae"):
+            factor = 1.0 if metric == "mase" else self._share(self.scales.mase)
+            absolute: Floats = self.absolute / count * factor
+            return absolute
+        square: Floats = self.squared / count
+        if metric == "mse":
+            return square * self._share(self.scales.rmsse) ** 2
+        assert metric == "rmsse", metric
+        mean = np.bincount(self.series, weights=self.weights() * square, minlength=len(self.scales.rmsse))
+        root = np.sqrt(mean)[self.series]
+        return np.where(root > 0, root + (square - root**2) / np.where(root > 0, 2 * root, 1.0), 0.0)
+
+    def _share(self, scale: Floats) -> Floats:
+        share: Floats = scale[self.series] / scale.max(initial=np.finfo(np.float64).tiny)
+        return share
+
+    def by_series(self, metric: str) -> Floats:
+        """[S] error of each series in the unit of `losses`; NaN where it has no window."""
+        size = len(self.scales.mase)
+        mean = np.bincount(self.series, weights=self.weights() * self.losses(metric), minlength=size)
+        return np.where(np.bincount(self.series, weights=self.count, minlength=size) > 0, mean, np.nan)
 
     def result(self) -> dict[str, Any]:
         """mase, rmsse, mae, mse, num_windows, num_series; with quantiles also wql and the outermost band's coverage.
 
         `mse` is None where it exceeds float64 (values beyond 1e154).
         """
-        judged = self.count > 0
+        absolute, squared = np.zeros(len(self.scales.mase)), np.zeros(len(self.scales.mase))
+        count = np.bincount(self.series, weights=self.count, minlength=len(absolute))
+        np.add.at(absolute, self.series, self.absolute)
+        np.add.at(squared, self.series, self.squared)
+        judged = count > 0
         if not judged.any():
             return {"num_windows": 0, "num_series": 0}
-        mase = self.absolute[judged] / self.count[judged]
-        rmsse = np.sqrt(self.squared[judged] / self.count[judged])
+        mase = absolute[judged] / count[judged]
+        rmsse = np.sqrt(squared[judged] / count[judged])
         with np.errstate(over="ignore"):
             mse = float(np.square(rmsse * self.scales.rmsse[judged]).mean())
         answer: dict[str, Any] = {
@@ -135,12 +184,72 @@ class Errors:
             "rmsse": float(rmsse.mean()),
             "mae": float((mase * self.scales.mase[judged]).mean()),
             "mse": mse if np.isfinite(mse) else None,
-            "num_windows": int(self.windows.sum()),
+            "num_windows": len(self),
             "num_series": int(judged.sum()),
         }
-        if len(self.levels) and self.target > 0:
-            answer["wql"] = 2.0 * self.pinball / self.target
+        if self.levels and (target := float(self.target.sum())) > 0:
+            answer["wql"] = 2.0 * float(self.pinball.sum()) / target
         if len(self.levels) > 1:
             nominal = 100 * (self.levels[-1] - self.levels[0])
-            answer["coverage"] = {f"{nominal:.6g}": self.covered / int(self.count.sum())}
+            answer["coverage"] = {f"{nominal:.6g}": int(self.covered.sum()) / int(count.sum())}
         return answer
+
+
+_PER_WINDOW = ("series", "absolute", "squared", "count", "pinball", "target", "covered")
+
+
+class Errors:
+    """Errors of forecasts in the user's units, batch by batch, kept relative to each series' scale."""
+
+    def __init__(self, scales: Scales, *, levels: Sequence[float] = ()) -> None:
+        self.scales, self.levels = scales, np.asarray(levels, dtype=np.float64)
+        self._batches: list[WindowErrors] = []
+
+    def add(self, series: Ints, target: Floats, point: Floats, quantiles: Floats | None) -> None:
+        """`series` [B], `target` and `point` [B, H], `quantiles` [B, Q, H] at `levels`, or None."""
+        observed = ~np.isnan(target)
+        error = np.where(observed, target - point, 0.0)
+        pinball, covered = np.zeros(len(series)), np.zeros(len(series), dtype=np.int64)
+        known = np.where(observed, target, 0.0)
+        scored = quantiles is not None and len(self.levels) > 0
+        if quantiles is not None and scored:
+            gap = known[:, None, :] - quantiles
+            levels = self.levels[None, :, None]
+            loss = np.maximum(levels * gap, (levels - 1.0) * gap).mean(axis=1)
+            pinball = np.where(observed, loss, 0.0).sum(axis=1)
+            covered = ((target >= quantiles[:, 0]) & (target <= quantiles[:, -1]) & observed).sum(axis=1)
+        self._batches.append(
+            WindowErrors(
+                scales=self.scales,
+                levels=tuple(self.levels.tolist()) if scored else (),
+                series=np.asarray(series, dtype=np.int64),
+                absolute=np.abs(error / self.scales.mase[series, None]).sum(axis=1),
+                squared=np.square(error / self.scales.rmsse[series, None]).sum(axis=1),
+                count=observed.sum(axis=1),
+                pinball=pinball,
+                target=np.abs(known).sum(axis=1) if scored else np.zeros(len(series)),
+                covered=covered,
+            )
+        )
+
+    def windows(self) -> WindowErrors:
+        """All windows added so far, in the order they came."""
+        if not self._batches:
+            none, nothing = np.empty(0), np.empty(0, dtype=np.int64)
+            return WindowErrors(
+                scales=self.scales,
+                levels=tuple(self.levels.tolist()),
+                series=nothing,
+                absolute=none,
+                squared=none,
+                count=nothing,
+                pinball=none,
+                target=none,
+                covered=nothing,
+            )
+        joined = {name: np.concatenate([getattr(b, name) for b in self._batches]) for name in _PER_WINDOW}
+        return replace(self._batches[0], **joined)
+
+    def result(self) -> dict[str, Any]:
+        """`WindowErrors.result` of everything added."""
+        return self.windows().result()
