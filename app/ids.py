@@ -1,6 +1,8 @@
 """Prefixed, opaque, unguessable ids. The prefix says what kind of object it is; nothing else is encoded."""
 
+import os
 import secrets
+import threading
 from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -17,13 +19,41 @@ TENANT = "tenant-"
 REQUEST = "req_"
 
 
+class _Randomness:
+    """The system's random bytes, drawn many at a time.
+
+    A system call costs a request more than the rest of its id, and gives up the interpreter lock, which must then be
+    won back from the thread that computes forecasts.
+    """
+
+    _DRAWN = 4_096
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = b""
+        os.register_at_fork(after_in_child=self.forget)  # parent and child must not hand out the same bytes
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._left = b""
+
+    def take(self, count: int) -> bytes:
+        with self._lock:
+            if len(self._left) < count:
+                self._left = secrets.token_bytes(self._DRAWN)
+            taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
+_randomness = _Randomness()
+
+
 def new_id(prefix: str, *, length: int = _LENGTH) -> str:
     """`prefix` and `length` random lower-case letters and digits.
 
-    One system call for all of them: each gives up the interpreter lock, which a request must then win back from the
-    thread that computes forecasts. Six bits per character and eight to spare leave no bias worth the name (2^-61).
+    Six bits per character and eight bytes to spare leave no bias worth the name (2^-61).
     """
-    number = int.from_bytes(secrets.token_bytes(length * 6 // 8 + 8))
+    number = int.from_bytes(_randomness.take(length * 6 // 8 + 8))
     characters = []
     for _ in range(length):
         number, rest = divmod(number, len(_ALPHABET))
