@@ -1,0 +1,154 @@
+"""Fitting and checking calibrations (evaluation.md §4): scores from the calibration block, coverage from test.
+
+Nothing is chosen here: the calibration block sets the offsets, the test block is only measured, after everything.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsfm.calibration import Calibration, fitted, scores_of
+from tsfm.errors import Cancelled
+from tsfm.metrics import Floats, Scales
+from tsfm.series.windows import WindowBatch, Windows
+from tsfm.tasks.forecast import BATCH_SIZE, Answer, Source
+
+INTERVALS = (80, 95)
+"""Per cent of the central intervals whose coverage and width are measured."""
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Levels of a point forecaster's pinball loss; a source with quantiles is scored at its own."""
+MAX_MEASURED_WINDOWS = 1_000
+"""Windows of the test block whose coverage is measured, evenly spaced."""
+
+
+def never_stop() -> str | None:
+    """A `should_stop` that lets everything run."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A source with the history it is shown when it serves."""
+
+    source: Source
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """Every source's calibration, and the facts for the manifest and the job; both empty where nothing was scored."""
+
+    calibrations: dict[str, Calibration]
+    facts: dict[str, Any] | None
+    """Those of the first source, and `sources` with the others'."""
+
+
+def calibrate(
+    asked: Mapping[str, Asked],
+    calibration: Windows,
+    test: Windows | None,
+    scales: Scales,
+    *,
+    should_stop: Callable[[], str | None] = never_stop,
+) -> Calibrated:
+    """Fits every source on the calibration windows and measures it on test; `Cancelled` within one batch of a stop."""
+    calibrations: dict[str, Calibration] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, one in asked.items():
+        shown = replace(calibration, context_length=one.context_length)
+        made = fit(one.source, shown, should_stop=should_stop)
+        if made is None:
+            continue
+        calibrations[name] = made
+        facts[name] = {"method": made.method, "num_scores": made.num_scores, "resolution": made.resolution}
+        measured: dict[str, Any] = {"coverage": None, "width": None, "pinball": None}
+        if test is not None and len(test):
+            judged = replace(test, context_length=one.context_length)
+            measured = measure(one.source, judged, made, scales, should_stop=should_stop)
+        facts[name] |= measured
+    if not facts:
+        return Calibrated(calibrations={}, facts=None)
+    first, *others = facts
+    whole = {
+        **facts[first],
+        "source": first,
+        "num_windows": len(calibration),
+        "stride": calibration.stride,
+        "sources": {name: facts[name] for name in others},
+    }
+    return Calibrated(calibrations=calibrations, facts=whole)
+
+
+def fit(source: Source, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Calibration | None:
+    """Scores of `windows`, pooled over series per step; None where a step has no observed target at all."""
+    scores = []
+    for batch, target, answer in _answers(source, windows, np.arange(len(windows)), should_stop):
+        scores.append(scores_of(target, answer.point, answer.quantiles, answer.levels, batch.scale))
+    made = fitted(np.concatenate(scores, axis=1), source.levels) if scores else None
+    return made if made is not None and made.num_scores else None
+
+
+def measure(
+    source: Source,
+    windows: Windows,
+    calibration: Calibration,
+    scales: Scales,
+    *,
+    should_stop: Callable[[], str | None] = never_stop,
+) -> dict[str, Any]:
+    """What the calibrated intervals do on `windows`, pooled over observed targets.
+
+    `coverage` per interval (a share; None where the scores do not resolve the level), `width` in MASE scales, `pinball`
+    in MASE scales at the native levels (deciles for a point forecaster) with and without calibration; uncalibrated is
+    what the source itself says, a point forecaster its point at every level.
+    """
+    own = source.levels or DECILES
+    ends = [(0.5 - share / 200, 0.5 + share / 200) for share in INTERVALS]
+    levels = (*own, *(end for pair in ends for end in pair))
+    inside, width = np.zeros(len(INTERVALS)), np.zeros(len(INTERVALS))
+    pinball, uncalibrated, count = 0.0, 0.0, 0
+    chosen = np.arange(len(windows))
+    if len(chosen) > MAX_MEASURED_WINDOWS:
+        chosen = np.linspace(0, len(windows) - 1, MAX_MEASURED_WINDOWS).round().astype(np.int64)
+    for batch, target, answer in _answers(source, windows, chosen, should_stop):
+        spread = calibration.spread(answer.point, answer.quantiles, batch.scale, levels).quantiles
+        native = np.repeat(answer.point[:, None], len(own), axis=1) if answer.quantiles is None else answer.quantiles
+        observed = ~np.isnan(target)
+        unit = scales.mase[batch.series, None]
+        for i in range(len(INTERVALS)):
+            low, high = spread[:, len(own) + 2 * i], spread[:, len(own) + 2 * i + 1]
+            inside[i] += int(((low <= target) & (target <= high)).sum())
+            width[i] += float(((high - low) / unit)[observed].sum())
+        pinball += float((_pinball(target, spread[:, : len(own)], own) / unit)[observed].sum())
+        uncalibrated += float((_pinball(target, native, own) / unit)[observed].sum())
+        count += int(observed.sum())
+    resolved = [calibration.resolves(high) for _, high in ends]
+    named = [str(share) for share in INTERVALS]
+    return {
+        "coverage": {name: float(inside[i] / count) if resolved[i] and count else None for i, name in enumerate(named)},
+        "width": {name: float(width[i] / count) if resolved[i] and count else None for i, name in enumerate(named)},
+        "pinball": {"calibrated": pinball / count, "uncalibrated": uncalibrated / count} if count else None,
+    }
+
+
+def _answers(
+    source: Source, windows: Windows, chosen: NDArray[np.int64], should_stop: Callable[[], str | None]
+) -> Iterator[tuple[WindowBatch, Floats, Answer]]:
+    """(windows, raw targets [B, H], the source's answer) batch by batch."""
+    for begin in range(0, len(chosen), BATCH_SIZE):
+        if reason := should_stop():
+            raise Cancelled(f"Stopped while calibrating: {reason}.", code=reason)
+        indices = chosen[begin : begin + BATCH_SIZE]
+        batch = windows.batch(indices)
+        yield batch, windows.raw_target(indices), source(batch, windows.prediction_length)
+
+
+def _pinball(target: Floats, quantiles: Floats, levels: tuple[float, ...]) -> Floats:
+    """[B, H] mean over levels of the pinball loss of `quantiles` [B, Q, H]."""
+    gap = target[:, None, :] - quantiles
+    level = np.asarray(levels)[None, :, None]
+    loss: Floats = np.maximum(level * gap, (level - 1.0) * gap).mean(axis=1)
+    return loss
