@@ -14,16 +14,24 @@ import httpx
 import pytest
 
 from tests.architecture.repo import ROOT
+from tests.data import data_path, data_root
 from tests.e2e.live import Live, environment, run, serving, stop
 
 WAIT_SECONDS = 60.0
 QUICK = ("--set", "max_epochs=2", "--set", "learning_rate=0.001", "--set", "max_windows_per_epoch=64")
 PASSENGERS = ROOT / "examples" / "air_passengers.csv"
+DEMAND = ROOT / "examples" / "hourly_demand.csv"
+PUBLISHED = data_root() / "ttm_r2_512_96"
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(tmp_path_factory.mktemp("e2e") / "home") as service:
+    """With the weights of `ttm-r2` where this machine has them, as an operator would put them."""
+    home = tmp_path_factory.mktemp("e2e") / "home"
+    if PUBLISHED.exists():
+        (home / "weights").mkdir(parents=True)
+        (home / "weights" / "ttm-r2").symlink_to(PUBLISHED)
+    with serving(home) as service:
         yield service
 
 
@@ -74,6 +82,28 @@ def test_our_csv_is_the_service_s_csv(live: Live, job: dict[str, object], tmp_pa
     )
     assert output.read_text().splitlines()[0] == answer.text.splitlines()[0]
     assert len(output.read_text().splitlines()) == len(answer.text.splitlines())
+
+
+def test_a_published_backbone_is_tuned_and_forecasts(live: Live, tmp_path: Path) -> None:
+    """`ttm-r2` through the same road: points from the network, intervals from the history of the request."""
+    data_path("ttm_r2_512_96/model.safetensors")
+    caps = ("--set", "max_validation_windows=32", "--set", "max_test_windows=64")
+    words = ("--prediction-length", "24", "--model", "ttm-r2", "--method", "full", *QUICK, *caps, "--json")
+    done = live.temper("finetune", str(DEMAND), *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["status"], found["model"]) == ("succeeded", "ttm-r2")
+    assert found["fine_tuned_model"].startswith("ft:ttm-r2:")
+    assert {c["name"] for c in found["candidates"]} == {"tuned", "zero_shot", "naive", "seasonal_naive", "window_mean"}
+    output = tmp_path / "forecast.csv"
+    said = live.temper(
+        "forecast", f"{found['fine_tuned_model']}@1", "--prediction-length", "30", "--levels", "80", "-o", str(output)
+    )
+    assert said.returncode == 0, said.stderr
+    with output.open() as source:
+        rows = list(csv.DictReader(source))
+    assert len({row["timestamp"] for row in rows}) == 30
+    assert all(float(row["lo-80"]) <= float(row["mean"]) <= float(row["hi-80"]) for row in rows)
 
 
 @pytest.mark.parametrize(
