@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 FILE = "calibration.safetensors"
 SHARES: Floats = np.array([*(i / 100 for i in range(1, 100)), 0.992, 0.994, 0.995, 0.996, 0.998, 0.999])
 """[G] central shares whose offsets are stored; the quantile level p belongs to the share |2p − 1|."""
+TUNED = "tuned"
+"""Name of the tuned weights among a job's sources; the others are "zero_shot" and the rivals' names."""
 CQR, SCALED_RESIDUALS = "cqr", "scaled_residuals"
 _ROUNDING = 1e-9
 _NARROWEST = 1e-3
@@ -149,11 +151,10 @@ class Calibration:
             if same:
                 weight = (SHARES[above] - share) / (SHARES[above] - SHARES[below])
                 offset = weight * self.offsets[below] + (1 - weight) * offset
-        fitted = len(offset)
-        if horizon <= fitted:
-            return offset[:horizon]
-        growth = np.sqrt(np.arange(fitted + 1, horizon + 1) / fitted)
-        return np.concatenate([offset, offset[-1] * np.where(offset[-1] > 0, growth, 1.0)])
+        known = len(offset)
+        growth = np.sqrt(np.arange(known + 1, horizon + 1) / known)
+        whole: Floats = np.concatenate([offset, offset[-1] * np.where(offset[-1] > 0, growth, 1.0)])
+        return whole[:horizon]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

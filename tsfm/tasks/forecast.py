@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tsfm import catalog, rivals
-from tsfm.artifact import WEIGHTS, open_artifact
+from tsfm.artifact import WEIGHTS, Artifact, open_artifact
 from tsfm.backbones import build
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone, load_tensors
+from tsfm.calibration import FILE as CALIBRATION_FILE
+from tsfm.calibration import TUNED, Calibration, Spread, from_bytes
 from tsfm.device import default_device
 from tsfm.errors import ArtifactError, ConfigError, UnknownName, WeightsError
 from tsfm.series import freq as frequencies
@@ -59,7 +61,9 @@ class Forecast:
     """[S, Q, H] at `quantile_levels`, in the order asked; None when none were asked."""
     quantile_levels: tuple[float, ...]
     calibrated: bool
-    """Whether quantiles were checked against held-out history; native ones were not."""
+    """Whether every asked level was set by held-out history; native quantiles were not."""
+    uncalibrated_levels: tuple[float, ...]
+    """Those of `quantile_levels` that were not."""
     notes: tuple[str, ...]
     """What a reader should know about how the numbers came about."""
 
@@ -150,6 +154,7 @@ class Forecaster:
         digest: str | None = None,
         manifest: dict[str, Any] | None = None,
         period: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.name = name
         self.digest = digest
@@ -157,6 +162,8 @@ class Forecaster:
         self.prediction_length = prediction_length
         """The tuned horizon; None where nothing was tuned."""
         self.max_prediction_length = max_prediction_length
+        self.calibration = calibration
+        """What a job stored for this source; None where nothing was calibrated."""
         self._source, self._context_length, self._period = source, context_length, period
 
     @classmethod
@@ -191,6 +198,7 @@ class Forecaster:
             max_prediction_length=spec.max_prediction_length,
             digest=artifact.digest,
             manifest=facts,
+            calibration=stored_calibrations(artifact).get(TUNED),
         )
 
     @classmethod
@@ -239,42 +247,58 @@ class Forecaster:
     def fallback(
         cls, manifest: dict[str, Any], name: str, *, weights_dir: Path | None = None, device: torch.device | None = None
     ) -> Self:
-        """What a job's verdict named instead of the tuned weights, set up exactly as it was judged."""
+        """What a job's verdict named instead of the tuned weights, set up exactly as it was judged.
+
+        Its quantiles need what the job calibrated: `predict(…, calibration=stored_calibrations(artifact).get(name))`.
+        """
         if name == "zero_shot":
             return cls.zero_shot(manifest["backbone"]["name"], weights_dir=weights_dir, device=device)
         return cls.rival(
             name, period=manifest["rivals"]["seasonal_naive"]["period"], context_length=manifest["context_length"]
         )
 
-    def predict(self, frame: SeriesFrame, prediction_length: int, quantile_levels: Sequence[float] = ()) -> Forecast:
+    def predict(
+        self,
+        frame: SeriesFrame,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = (),
+        *,
+        calibration: Calibration | None = None,
+    ) -> Forecast:
         """The next `prediction_length` steps after the end of each series.
 
         A tuned model asked for fewer steps than it was tuned for is cut; for more it recurses on its own point
-        forecast, up to the backbone's limit. Levels between two native quantiles are interpolated linearly; a level
-        outside the native range, and any level of a point forecaster, is a `ConfigError`.
+        forecast, up to the backbone's limit. `calibration` is what a job stored for this source, by default the opened
+        artifact's: with one any level between 0 and 1 is answered. Without, levels between two native quantiles are
+        interpolated linearly; one outside the native range, and any level of a point forecaster, is a `ConfigError`.
         """
         self._check_length(prediction_length)
-        source, context_length = self._source_for(frame)
-        levels = _checked_levels(self.name, source, quantile_levels)
+        source, context_length = self.source_for(frame)
+        calibration = calibration or self.calibration
+        levels = _checked_levels(self.name, source, quantile_levels, is_calibrated=calibration is not None)
         window = tail(frame, context_length=context_length)
         points, spreads = [], []
         for begin in range(0, len(window), BATCH_SIZE):
-            answer = source(_rows(window, begin, begin + BATCH_SIZE), prediction_length)
+            rows = _rows(window, begin, begin + BATCH_SIZE)
+            answer = source(rows, prediction_length)
             points.append(answer.point)
             if levels:
-                assert answer.quantiles is not None
-                spreads.append(interpolate(answer.quantiles, answer.levels, levels))
+                spreads.append(_spread(answer, rows, levels, calibration))
+        held = spreads[0].calibrated if spreads else (False,) * len(levels)
+        left = tuple(level for level, is_held in zip(levels, held, strict=True) if not is_held)
         return Forecast(
             item_ids=frame.item_ids,
             point=np.concatenate(points) if points else np.empty((0, prediction_length)),
             point_kind=source.point_kind,
-            quantiles=np.concatenate(spreads) if spreads else None,
+            quantiles=np.concatenate([spread.quantiles for spread in spreads]) if spreads else None,
             quantile_levels=levels,
-            calibrated=False,
-            notes=self._notes(source, prediction_length, levels),
+            calibrated=bool(levels) and not left,
+            uncalibrated_levels=left,
+            notes=self._notes(source, prediction_length, levels, calibration, left),
         )
 
-    def _source_for(self, frame: SeriesFrame) -> tuple[Source, int]:
+    def source_for(self, frame: SeriesFrame) -> tuple[Source, int]:
+        """What answers for this frame, and how many steps of history it looks at."""
         if self._source is not None:
             return self._source, self._context_length
         period = self._period or frequencies.parse(frame.freq).season
@@ -289,7 +313,14 @@ class Forecaster:
                 f"{self.name} forecasts {upto} steps, not {prediction_length}.", param="prediction_length"
             )
 
-    def _notes(self, source: Source, prediction_length: int, levels: tuple[float, ...]) -> tuple[str, ...]:
+    def _notes(
+        self,
+        source: Source,
+        prediction_length: int,
+        levels: tuple[float, ...],
+        calibration: Calibration | None,
+        uncalibrated: tuple[float, ...],
+    ) -> tuple[str, ...]:
         notes: list[str] = []
         tuned = self.prediction_length
         block = source.block_length if isinstance(source, BackboneSource) else prediction_length
@@ -297,6 +328,13 @@ class Forecaster:
             notes.append(f"Tuned for {tuned} steps; the rest continues on its own forecast.")
         elif prediction_length > block:
             notes.append(f"Beyond {block} steps the forecast continues on itself.")
+        if calibration is not None and uncalibrated:
+            why = f"{calibration.num_scores} scores a step resolve {100 * calibration.resolution:g} % intervals"
+            if prediction_length > calibration.prediction_length:
+                why = f"{calibration.prediction_length} steps were"
+            notes.append(f"Not calibrated: {', '.join(f'{level:g}' for level in uncalibrated)} ({why}).")
+        if calibration is not None:
+            return tuple(notes)
         if between := [level for level in levels if all(abs(level - known) > 1e-6 for known in source.levels)]:
             notes.append(f"Interpolated between native quantiles: {', '.join(f'{level:g}' for level in between)}.")
         return tuple(notes)
@@ -312,7 +350,20 @@ def interpolate(quantiles: Floats, native: tuple[float, ...], levels: Sequence[f
     return np.where(weight == 0, quantiles[:, low], (1.0 - weight) * quantiles[:, low] + weight * quantiles[:, high])
 
 
-def _checked_levels(name: str, source: Source, levels: Sequence[float]) -> tuple[float, ...]:
+def stored_calibrations(artifact: Artifact) -> dict[str, Calibration]:
+    """What the job that made the artifact calibrated, by source; empty for checkpoints and artifacts of 0.1."""
+    path = artifact.path / CALIBRATION_FILE
+    return from_bytes(path.read_bytes()) if path.is_file() else {}
+
+
+def _spread(answer: Answer, rows: WindowBatch, levels: tuple[float, ...], calibration: Calibration | None) -> Spread:
+    if calibration is not None:
+        return calibration.spread(answer.point, answer.quantiles, rows.scale, levels)
+    assert answer.quantiles is not None, "levels were checked against the source's own"
+    return Spread(quantiles=interpolate(answer.quantiles, answer.levels, levels), calibrated=(False,) * len(levels))
+
+
+def _checked_levels(name: str, source: Source, levels: Sequence[float], *, is_calibrated: bool) -> tuple[float, ...]:
     """The asked levels, snapped to a native one where rounding alone separates them."""
     asked = tuple(float(level) for level in levels)
     if not asked:
@@ -320,6 +371,8 @@ def _checked_levels(name: str, source: Source, levels: Sequence[float]) -> tuple
     param = "quantile_levels"
     if wrong := [level for level in asked if not 0.0 < level < 1.0]:
         raise ConfigError(f"quantile_levels lie strictly between 0 and 1; got {wrong[0]:g}.", param=param)
+    if is_calibrated:
+        return asked
     if not source.levels:
         raise ConfigError(f"{name} gives point forecasts only: leave quantile_levels out.", param=param)
     low, high = source.levels[0], source.levels[-1]
