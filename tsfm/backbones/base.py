@@ -84,6 +84,14 @@ class Backbone(nn.Module, ABC):
         (`evaluation.md` §5). A batch whose targets are all missing gives 0 with a gradient path.
         """
 
+    def normalised(self, context: Tensor, values: Tensor) -> Tensor:
+        """`values` [B, H], in the units of `context` [B, T], in the space the network itself works in; NaN stays NaN.
+
+        As they are by default: windows arrive standardised by their context, which is what instance-normalising
+        networks do themselves.
+        """
+        return values
+
     def head_shape(self) -> tuple[int, int]:
         """(N, D): tokens and width of the hidden state that `head_linear` flattens; `ConfigError` where it is None."""
         raise ConfigError(f"{type(self).__name__} has no head over one flattened hidden state.", param="method.head")

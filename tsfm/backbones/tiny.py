@@ -223,6 +223,12 @@ class Tiny(Backbone):
         hidden[:, context.shape[1] :] = True
         return self.masked_loss(values, hidden)
 
+    def normalised(self, context: Tensor, values: Tensor) -> Tensor:
+        """asinh of the standardised values: what the deciles are before `_denormalise`."""
+        context = context[:, -self.context_length :]
+        location, scale = _standardisation(context.nan_to_num(), ~context.isnan())
+        return torch.asinh((values - location) / scale)
+
     def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
         """Deciles of every step of `values` [B, T], seen without the points where `hidden` [B, T] is True."""
         out, location, scale = self._encode(values, ~values.isnan() & ~hidden)
