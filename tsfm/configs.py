@@ -105,7 +105,7 @@ class FullConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoRAConfig:
-    """Low-rank adapters on the backbone's linears, everything else frozen (arXiv 2106.09685; papers.md §2.4, Table 10)."""
+    """Low-rank adapters on the backbone's linears, all else frozen (arXiv 2106.09685; papers.md §2.4, Table 10)."""
 
     rank: int = 8
     """papers.md §2.4: rank 8 in SFF's table; less on linears so small that it would not save half their numbers."""
@@ -177,7 +177,7 @@ class LPFullConfig:
     probe_share: float = 0.5
     """Share of the steps that train the head alone; the authors give both phases as many epochs."""
     reinit_head: bool = False
-    """True draws the head anew first, as SFF's authors do (evaluation.md §5); default starts from the pretrained one."""
+    """True draws the head anew first, as SFF's authors do (evaluation.md §5); default keeps the pretrained one."""
 
     def __post_init__(self) -> None:
         _require(0 < self.probe_share < 1, "probe_share", "probe_share must lie between 0 and 1.")
@@ -213,10 +213,6 @@ class SFFConfig:
             "alpha",
             'alpha is the weight on the pretrained side: it must lie in [0, 1], or be "search".',
         )
-
-
-SMALL_HEADS = ("svd", "H1", "H1b", "H2", "H3", "H4")
-"""papers.md §1.4: heads in place of one big linear; a size may follow after a dash."""
 
 
 def head_kind(name: str) -> tuple[str, int | None]:

@@ -33,8 +33,6 @@ TRIAL_SHARE = 8
 MIN_TRIAL_STEPS = 20
 SEARCH_BUDGET_SHARE = 0.3
 """Part of `budget_seconds` that all trials together may use."""
-SELECTION_BATCHES = 8
-"""Batches of the validation block, evenly strided, that a method may measure on (`Method.bind`)."""
 _NO_PATIENCE_LIMIT = 10**9
 
 
@@ -137,9 +135,7 @@ class Search:
         return best
 
     def _with_alpha(self, trial: Trial, alpha: float) -> Trial:
-        return dataclasses.replace(
-            trial, method_config={**trial.method_config, "alpha": alpha}, tried={"alpha": alpha}
-        )
+        return dataclasses.replace(trial, method_config={**trial.method_config, "alpha": alpha}, tried={"alpha": alpha})
 
     def _pick(
         self,
@@ -166,17 +162,17 @@ class Search:
         return best
 
     def _trial(self, trial: Trial, steps: int, budget_seconds: float | None) -> Position:
-        """Where a short schedule from the start ended; one that an earlier attempt of this job ended is not repeated."""
+        """Where a short schedule ended; what an earlier attempt of this job ended is not repeated."""
         name = f"trial-{len(self.trials)}"
         config = dataclasses.replace(
             train_config(self.resolved, learning_rate=trial.learning_rate), patience=_NO_PATIENCE_LIMIT
         )
-        stage = self._stage(name, trial, config, steps, budget_seconds)
-        at = self._finished(stage)
+        stage = self.stage(name, trial, config, steps, budget_seconds)
+        at = self.finished(stage)
         if at is None:
             self.reporter.stage(self.planned_steps, f"Trying {trial} for {steps} steps.")
-            at = self._run_trial(stage, trial)
-            self._remember(stage, at)
+            at = self.run_trial(stage, trial)
+            self.remember(stage, at)
         self.planned_steps += steps
         self.spent_seconds += at.elapsed_seconds
         self.trials.append(
@@ -193,10 +189,11 @@ class Search:
         )
         return at
 
-    def _run_trial(self, stage: Stage, trial: Trial) -> Position:
-        return self._run_stage(stage, trial)[0]
+    def run_trial(self, stage: Stage, trial: Trial) -> Position:
+        """Where the trial ended, run to its end."""
+        return self.run_stage(stage, trial)[0]
 
-    def _remember(self, stage: Stage, at: Position) -> None:
+    def remember(self, stage: Stage, at: Position) -> None:
         """An ended stage without its tensors."""
         save_state(stage.state_path, {}, {"identity": stage.identity, "position": dataclasses.asdict(at)})
 
@@ -204,11 +201,11 @@ class Search:
         config = train_config(self.resolved, learning_rate=trial.learning_rate)
         budget = self.resolved["budget_seconds"]
         left = None if budget is None else max(float(budget) - self.spent_seconds, 0.0)
-        stage = self._stage("run", trial, config, total, left)
+        stage = self.stage("run", trial, config, total, left)
         self.reporter.stage(self.planned_steps, f"Training for at most {total} steps at {trial.learning_rate:.3g}.")
-        return self._outcome(*self._run_stage(stage, trial, self.on_kept), trial, total)
+        return self.outcome(*self.run_stage(stage, trial, self.on_kept), trial, total)
 
-    def _outcome(self, at: Position, model: Backbone, method: Method, trial: Trial, total: int) -> Outcome:
+    def outcome(self, at: Position, model: Backbone, method: Method, trial: Trial, total: int) -> Outcome:
         return Outcome(
             model=model,
             method=method,
@@ -230,7 +227,7 @@ class Search:
             search=self.trials,
         )
 
-    def _stage(self, name: str, trial: Trial, config: TrainConfig, steps: int, budget_seconds: float | None) -> Stage:
+    def stage(self, name: str, trial: Trial, config: TrainConfig, steps: int, budget_seconds: float | None) -> Stage:
         identity = identity_of(
             {
                 **self.identity,
@@ -248,25 +245,23 @@ class Search:
             budget_seconds=budget_seconds,
         )
 
-    def _finished(self, stage: Stage) -> Position | None:
-        """Where a trial ended, if an earlier attempt of this job completed it."""
+    def finished(self, stage: Stage) -> Position | None:
+        """Where a stage ended, if an earlier attempt of this job ended it."""
         scalars = read_scalars(stage.state_path)
         if scalars is None or scalars["identity"] != stage.identity or scalars["position"]["stopped"] is None:
             return None
         return Position(**scalars["position"])
 
-    def _run_stage(
+    def run_stage(
         self, stage: Stage, trial: Trial, on_kept: Callable[[Outcome], None] | None = None
     ) -> tuple[Position, Backbone, Method]:
         method = methods.create(trial.method, catalog.method(trial.method).config(**trial.method_config))
         model = method.prepare(self.fresh()).to(self.device)
-        batches = selection(
-            self.validation,
-            target_length=self.train.prediction_length,
-            batch_size=stage.config.batch_size,
-            device=self.device,
+        method.bind(
+            model,
+            self._some(self.validation, method.num_selection_windows, stage.config.batch_size),
+            self._some(self.train, method.num_start_windows, stage.config.batch_size),
         )
-        method.bind(batches)
         source = self.source(model)
 
         def validate(_: Backbone) -> Validation:
@@ -275,7 +270,7 @@ class Search:
 
         def kept(at: Position) -> None:
             if on_kept is not None:
-                on_kept(self._outcome(at, model, method, trial, stage.total_steps))
+                on_kept(self.outcome(at, model, method, trial, stage.total_steps))
 
         at = train(
             model,
@@ -290,16 +285,13 @@ class Search:
         )
         return at, model, method
 
-
-def selection(
-    validation: Windows, *, target_length: int, batch_size: int, device: torch.device, most: int = SELECTION_BATCHES
-) -> list[Batch]:
-    """At most `most` batches of windows, evenly strided over the block, with targets as long as those trained on."""
-    wanted = min(len(validation), most * batch_size)
-    indices = np.linspace(0, len(validation) - 1, wanted).round().astype(np.int64)
-    batches: list[Batch] = []
-    for begin in range(0, wanted, batch_size):
-        cut = validation.batch(indices[begin : begin + batch_size])
-        context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target[:, :target_length])
-        batches.append(Batch(context=context.to(device), target=target.to(device)))
-    return batches
+    def _some(self, windows: Windows, num_windows: int, batch_size: int) -> list[Batch]:
+        """At most `num_windows`, evenly strided over the block, with targets as long as those trained on."""
+        wanted, length = min(len(windows), num_windows), self.train.prediction_length
+        indices = np.linspace(0, len(windows) - 1, wanted).round().astype(np.int64)
+        batches: list[Batch] = []
+        for begin in range(0, wanted, batch_size):
+            cut = windows.batch(indices[begin : begin + batch_size])
+            context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target[:, :length])
+            batches.append(Batch(context=context.to(self.device), target=target.to(self.device)))
+        return batches

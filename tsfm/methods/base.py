@@ -65,8 +65,18 @@ class Method(ABC):
         Must leave the global random generators as they were, so that methods see the same data order and dropout.
         """
 
-    def bind(self, selection: Sequence[Batch]) -> None:  # noqa: B027 - most have nothing to measure
-        """A few fixed batches of the validation block, on the network's device, for whoever selects by measuring.
+    @property
+    def num_selection_windows(self) -> int:
+        """Validation windows that `bind` is to be given, for whoever selects by measuring."""
+        return 0
+
+    @property
+    def num_start_windows(self) -> int:
+        """Train windows that `bind` is to be given, for whoever starts new layers from data."""
+        return 0
+
+    def bind(self, model: Backbone, selection: Sequence[Batch], start: Sequence[Batch]) -> None:  # noqa: B027 - see above
+        """The fixed windows that were asked for, evenly strided, in batches on the network's device.
 
         Called in every run, also in one that continues. Must leave the global random generators as they were.
         """
@@ -74,6 +84,10 @@ class Method(ABC):
     def trainable_parameters(self, model: Backbone) -> list[tuple[str, Parameter]]:
         """Name and tensor of what the optimizer moves, each tied tensor once."""
         return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+    def schedule(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Where `step` (from 0) stands in the learning-rate schedule, and how long that is: one over all steps."""
+        return step, total_steps
 
     def gradients(
         self, model: Backbone, batch: Batch, *, weight: float, precision: AbstractContextManager[Any]
@@ -99,7 +113,11 @@ class Method(ABC):
         return sum(p.numel() for _, p in self.trainable_parameters(model))
 
     def facts(self, model: Backbone) -> dict[str, Any]:
-        """Plain JSON on how the method came to its weights, for `training["method"]`."""
+        """Plain JSON on how the method came to its weights, for `training["method"]`; nothing a clock said."""
+        return {}
+
+    def laps(self) -> dict[str, float]:
+        """Seconds that the method spent beside its steps, by what they were for; part of the run's training time."""
         return {}
 
     def export(self, model: Backbone, spec: BackboneSpec) -> Export:
