@@ -7,7 +7,19 @@ are text checked by the catalogue and by `app/jobs/states.py`, so that a new bac
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint, false
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -174,6 +186,8 @@ class ModelVersion(Base):
     """Artifact path → sha256 of the stored blob."""
     manifest: Mapped[dict[str, Any]]
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    gate: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The verdict with its evidence, as in the job."""
     fallback: Mapped[str | None]
     """What a bare name serves instead because it was not beaten; null when the tuned weights won."""
     judged: Mapped[bool]

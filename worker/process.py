@@ -65,6 +65,10 @@ class RunProcess:
     def order(self, order: Order) -> None:
         self._write(f"{order}\n")
 
+    def answer(self, word: str, number: int) -> None:
+        """What the run asked for."""
+        self._write(f"{word} {number}\n")
+
     def signal(self, number: signal.Signals) -> None:
         """To the whole group; a group that is gone already is fine."""
         if self._process.poll() is None:

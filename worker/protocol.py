@@ -1,8 +1,9 @@
 """What supervisor and run say to each other: JSON lines on the run's stdout, one word a line on its stdin.
 
-stdin    first line: `Assignment` as JSON; then orders (`Order`); its end means that the supervisor is gone
+stdin    first line: `Assignment` as JSON; then orders (`Order`) and answers (`verdict_number 3`)
+         its end means that the supervisor is gone
 stdout   {"type": "progress", …}, {"type": "alive"}, {"type": "checkpoint", "metrics", "digest", "files" or null},
-         any number of times, then one of
+         {"type": "judging", "test_sha256"} (a question), any number of times, then one of
          {"type": "result", "result": {…}, "files": {path: sha256}}
          {"type": "stopped"}                                            an order was obeyed
          {"type": "error", "code", "message", "param", "details", "retry"}
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
+
+VERDICT_NUMBER = "verdict_number"
 
 
 class Order(StrEnum):
@@ -32,6 +35,8 @@ class Assignment:
     file_id: str
     request: dict[str, Any]
     reading: dict[str, Any]
+    incumbent: dict[str, Any] | None = None
+    """The version to beat (`app.registry.register.Standing` as a mapping); None: the zero-shot backbone alone."""
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
 from tsfm.artifact import files_of
 from tsfm.errors import Cancelled, TemperError
+from worker.asking import Answers
 from worker.attach import die_with_parent
 from worker.protocol import Assignment, message
 from worker.runs import RunFolder, RunFolderBusy, run_folder
@@ -37,6 +38,7 @@ class Orders:
 
     def __init__(self, lines: IO[str]) -> None:
         self._lines = lines
+        self.answers = Answers()
         self._order: str | None = None
 
     def listen(self) -> None:
@@ -47,7 +49,8 @@ class Orders:
 
     def _listen(self) -> None:
         for line in self._lines:
-            self._order = line.strip()
+            if not self.answers.take(line.strip()):
+                self._order = line.strip()
         os._exit(SUPERVISOR_GONE)  # no clean-up: the claim is or will be somebody else's
 
 

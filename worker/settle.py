@@ -12,7 +12,7 @@ from app.db import session_scope
 from app.jobs import leases
 from app.jobs.states import TERMINAL, JobStatus
 from app.queue import RUN_JOB, enqueue
-from app.registry.service import Registered, register_version
+from app.registry.register import Registered, register_version
 from app.tables import Job
 from worker.protocol import Order
 from worker.supervise import Claimed, Dropped, Failed, Finished, Lost, Outcome, Stopped, Worker
@@ -110,8 +110,14 @@ def _register(session: Session, worker: Worker, claimed: Claimed, outcome: Finis
     job = leases.hold(session, claimed.job_id, owner=claimed.owner, lease_seconds=worker.settings.lease_seconds)
     if job is None:
         return None
+    incumbent = claimed.assignment.incumbent
     registered = register_version(
-        session, tenant_id=claimed.tenant_id, job_row=job, result=outcome.result, files=outcome.files
+        session,
+        tenant_id=claimed.tenant_id,
+        job_row=job,
+        result=outcome.result,
+        files=outcome.files,
+        incumbent=None if incumbent is None else incumbent["version"],
     )
     return leases.succeed(
         session,

@@ -13,24 +13,27 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app.db import session_scope
 from app.jobs import leases
 from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.leases import Event, Flags
 from app.queue import Queue
+from app.registry.register import incumbent_of
+from app.registry.verdicts import verdict_number
 from app.settings import Settings
 from app.storage import Store
 from app.tables import File, Job
 from worker.process import RunProcess
-from worker.protocol import Assignment, Order
+from worker.protocol import VERDICT_NUMBER, Assignment, Order
 from worker.runs import RunFolder
 
 log = structlog.get_logger(__name__)
@@ -121,13 +124,20 @@ def claim(worker: Worker, job_id: str) -> Claimed | None:
             tenant_id=job.tenant_id,
             owner=owner,
             attempt=job.attempt,
-            assignment=_assignment(job, file),
+            assignment=_assignment(session, job, file),
         )
 
 
-def _assignment(job: Job, file: File) -> Assignment:
+def _assignment(session: Session, job: Job, file: File) -> Assignment:
     assert file.reading is not None, "a job is created on a processed file only"
-    return Assignment(job_id=job.id, file_id=file.id, request=job.resolved, reading=file.reading)
+    incumbent = incumbent_of(session, tenant_id=job.tenant_id, name=job.register_as)
+    return Assignment(
+        job_id=job.id,
+        file_id=file.id,
+        request=job.resolved,
+        reading=file.reading,
+        incumbent=None if incumbent is None else asdict(incumbent),
+    )
 
 
 def supervise(worker: Worker, claimed: Claimed, folder: RunFolder) -> Outcome:
@@ -200,6 +210,8 @@ class Watch:
     progress: dict[str, Any] | None = None
     events: list[Event] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    judging: str | None = None
+    """Digest of the test rows that the run is about to judge: it waits for its number."""
     order: Order | None = None
     ordered_at: float = 0.0
     terminated: bool = False
@@ -221,6 +233,8 @@ class Watch:
                     self._note(message)
                 elif message["type"] == "checkpoint":
                     self._note_checkpoint(message)
+                elif message["type"] == "judging":
+                    self.judging = message["test_sha256"]
                 elif message["type"] != "alive":
                     final = message
             elif ended:
@@ -270,10 +284,12 @@ class Watch:
         if every_seconds is None:
             news = self.progress is not None or self.events or self.checkpoints
             every_seconds = FLUSH_SECONDS if news else settings.heartbeat_seconds
+            if self.judging is not None:  # the run waits
+                every_seconds = TICK_SECONDS
         if now - self.beaten_at < every_seconds:
             return True
         try:
-            flags = self._write()
+            flags, number = self._write()
         except OperationalError as error:  # the database is away: hold on while the lease surely stands
             log.warning("heartbeat_failed", job=self.claimed.job_id, error=type(error).__name__)
             return now - self.beaten_at < settings.lease_seconds
@@ -281,14 +297,19 @@ class Watch:
             log.warning("lease_lost", job=self.claimed.job_id)
             return False
         self.beaten_at, self.progress, self.events, self.checkpoints = now, None, [], []
+        if number is not None:
+            self.judging = None
+            self.process.answer(VERDICT_NUMBER, number)
         self._obey(flags)
         return True
 
-    def _write(self) -> Flags | None:
+    def _write(self) -> tuple[Flags | None, int | None]:
+        """What the row wants, and the number of the verdict that the run is about to reach, if it asked."""
+        job_id, number = self.claimed.job_id, None
         with session_scope(self.worker.engine) as session:
             flags = leases.heartbeat(
                 session,
-                self.claimed.job_id,
+                job_id,
                 owner=self.claimed.owner,
                 lease_seconds=self.worker.settings.lease_seconds,
                 progress=self.progress,
@@ -296,8 +317,12 @@ class Watch:
             )
             if flags is not None:
                 for checkpoint in self.checkpoints:
-                    add_checkpoint(session, self.claimed.job_id, checkpoint)
-            return flags
+                    add_checkpoint(session, job_id, checkpoint)
+                if self.judging is not None:
+                    number = verdict_number(
+                        session, tenant_id=self.claimed.tenant_id, job_id=job_id, test_sha256=self.judging
+                    )
+        return flags, number
 
     def _obey(self, flags: Flags) -> None:
         if flags.cancel and self.order is not Order.CANCEL:

@@ -22,7 +22,7 @@ from app.jobs.show import method_of, show
 from app.jobs.states import JobStatus
 from app.paging import Page, PageQuery, list_rows, to_page
 from app.queue import RUN_JOB, enqueue
-from app.registry.service import check_register_as
+from app.registry.register import check_register_as
 from app.services import Services
 from app.settings import Settings
 from app.storage import MissingObject, file_key
@@ -199,6 +199,8 @@ def _create(
             name=spec.register_as,
             task=request.task,
             prediction_length=request.prediction_length,
+            freq=resolved["freq"],
+            columns=reading.get("columns", {}),
         )
     _check_room(jobs, services.settings.max_queued_jobs)
     now = utc_now()

@@ -1,5 +1,6 @@
 """Local, verified copies of stored artifacts, one folder per digest, bounded in bytes."""
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -58,6 +59,18 @@ class LocalArtifacts:
             return place
         self.discard(digest)
         return self.fetch(digest, files)
+
+    def read(self, digest: str, sha256: str) -> bytes:
+        """One small file of an artifact, without fetching the rest; verified. Raises `artifact_damaged`."""
+        try:
+            data = self._store.get_bytes(blob_key(sha256))
+        except MissingObject as error:
+            log.error("artifact_blob_missing", digest=digest, sha256=sha256)
+            raise artifact_damaged(digest) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            log.error("artifact_blob_damaged", digest=digest, sha256=sha256)
+            raise artifact_damaged(digest)
+        return data
 
     def discard(self, digest: str) -> None:
         """Drops the local copy (the store keeps its own)."""

@@ -19,10 +19,11 @@ from app.db import session_scope
 from app.errors import NotFound
 from app.ids import CHECKPOINT
 from app.registry.names import MAX_NAME_CHARS, parse_reference
+from app.registry.register import INCUMBENT
 from app.registry.repository import Registry
-from app.registry.service import version_of
-from app.tables import Model
-from tsfm import catalog
+from app.registry.service import meaning_of
+from app.tables import ModelVersion
+from tsfm import calibration, catalog
 
 REFRESH_SECONDS = 0.5
 MAX_AGE_SECONDS = 1.0
@@ -51,12 +52,30 @@ class Source:
     """What a rival was judged with; None for the source's own default."""
     period: int | None = None
     """Season a rival was judged with; None for the season of the series' frequency."""
+    calibration: "CalibrationRef | None" = None
+    """Where the job that judged a fallback calibrated it; tuned weights carry their own."""
 
     @property
     def key(self) -> str:
         if self.kind is SourceKind.TUNED and self.digest:
             return self.digest
         return f"{self.kind.value}:{self.name}:{self.context_length}:{self.period}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRef:
+    """One source of an artifact's calibration file. Immutable, like the artifact."""
+
+    digest: str
+    """Of the artifact."""
+    sha256: str
+    """Of its calibration file."""
+    name: str
+    """Source: "zero_shot", "naive", "seasonal_naive:24", …"""
+
+    @property
+    def key(self) -> str:
+        return f"{self.digest}:{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +109,30 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
     with session_scope(engine, read_only=True) as session:
         if name.startswith(CHECKPOINT):
             return _checkpoint_target(Registry(session=session, tenant_id=tenant_id), name)
-        model, version, own_weights = version_of(session, tenant_id=tenant_id, reference=parse_reference(name))
-        job = Registry(session=session, tenant_id=tenant_id).job(version.job_id)
-    tuned = Source(
+        meaning = meaning_of(session, tenant_id=tenant_id, reference=parse_reference(name))
+        job = Registry(session=session, tenant_id=tenant_id).job(meaning.version.job_id)
+    asked, served, fallback = meaning.version, meaning.served, meaning.fallback
+    source = _tuned(served) if fallback in (None, INCUMBENT) else _calibrated(str(fallback), served)
+    return Target(
+        model=meaning.model.name,
+        version=asked.version,
+        digest=asked.digest,
+        source=source,
+        fallback=fallback,
+        prediction_length=meaning.model.prediction_length,
+        freq=job.resolved.get("freq") if job else None,
+        training_file=job.training_file if job else None,
+    )
+
+
+def _tuned(version: ModelVersion) -> Source:
+    """Versions of one name may stem from different backbones: what a version is stands in its own manifest."""
+    return Source(
         kind=SourceKind.TUNED,
-        name=model.backbone,
+        name=version.manifest["backbone"]["name"],
         digest=version.digest,
         version=version.version,
         files=version.files,
-    )
-    fallback = None if own_weights else version.fallback
-    return Target(
-        model=model.name,
-        version=version.version,
-        digest=version.digest,
-        source=tuned if fallback is None else _fallback_source(fallback, model, version.manifest),
-        fallback=fallback,
-        prediction_length=model.prediction_length,
-        freq=job.resolved.get("freq") if job else None,
-        training_file=job.training_file if job else None,
     )
 
 
@@ -131,10 +155,20 @@ def _checkpoint_target(registry: Registry, name: str) -> Target:
     )
 
 
-def _fallback_source(fallback: str, model: Model, manifest: Mapping[str, Any]) -> Source:
+def _calibrated(fallback: str, judge: ModelVersion) -> Source:
+    """A fallback with the quantiles that the job which judged it measured for it."""
+    source = _fallback_source(fallback, judge.manifest)
+    sha256 = judge.files.get(calibration.FILE)
+    if sha256 is None:
+        return source
+    name = calibration.source_name(fallback, source.period)
+    return replace(source, calibration=CalibrationRef(digest=judge.digest, sha256=sha256, name=name))
+
+
+def _fallback_source(fallback: str, manifest: Mapping[str, Any]) -> Source:
     """What was not beaten, exactly as it was judged: zero-shot with all the context it can take, whatever the job's."""
     if fallback == "zero_shot":
-        return _zero_shot(model.backbone)
+        return _zero_shot(manifest["backbone"]["name"])
     context_length = int(manifest["context_length"])
     period = manifest["rivals"][fallback]["period"] if fallback == "seasonal_naive" else None
     return replace(_rival(fallback), context_length=context_length, period=period)

@@ -13,7 +13,7 @@ from app.auth.keys import Principal
 from app.db import ReadSessionDep, SessionDep, after_commit, session_scope
 from app.errors import responses
 from app.paging import MAX_LIMIT, Page, PageDep, PageQuery
-from app.registry import service, views
+from app.registry import aliases, service, views
 from app.registry.download import zip_stream
 from app.registry.names import ALIAS_PATTERN, MAX_NAME_CHARS
 from app.registry.schemas import AliasMove, ModelDetail, ModelObject, VersionDetail, VersionObject
@@ -83,8 +83,8 @@ def set_alias(
     name: NameDep, alias: AliasDep, body: AliasMove, principal: ModelsDep, session: SessionDep, registry: RegistryDep
 ) -> ModelDetail:
     """Points the alias at a version; `production` is what a bare name serves. Repeating the call changes nothing."""
-    service.refuse_catalogue_name(name)
-    service.set_alias(session, tenant_id=principal.tenant_id, name=name, alias=alias, version=body.version)
+    aliases.refuse_catalogue_name(name)
+    aliases.set_alias(session, tenant_id=principal.tenant_id, name=name, alias=alias, version=body.version)
     after_commit(session, lambda: registry.directory.forget(principal.tenant_id))
     session.flush()
     return views.model_detail(session, principal, name)
@@ -94,8 +94,8 @@ def set_alias(
 def remove_alias(
     name: NameDep, alias: AliasDep, principal: ModelsDep, session: SessionDep, registry: RegistryDep
 ) -> ModelDetail:
-    service.refuse_catalogue_name(name)
-    service.remove_alias(session, tenant_id=principal.tenant_id, name=name, alias=alias)
+    aliases.refuse_catalogue_name(name)
+    aliases.remove_alias(session, tenant_id=principal.tenant_id, name=name, alias=alias)
     after_commit(session, lambda: registry.directory.forget(principal.tenant_id))
     session.flush()
     return views.model_detail(session, principal, name)
@@ -110,7 +110,7 @@ def get_model(name: NameDep, principal: ModelsDep, session: ReadSessionDep) -> M
 def delete_model(
     name: NameDep, principal: ModelsDep, session: SessionDep, services: ServicesDep, registry: RegistryDep
 ) -> Deleted:
-    service.refuse_catalogue_name(name)
+    aliases.refuse_catalogue_name(name)
     service.delete_model(session, tenant_id=principal.tenant_id, name=name)
     after_commit(session, lambda: registry.directory.forget(principal.tenant_id))
     after_commit(session, lambda: service.free_deleted_blobs(services.engine, services.store))

@@ -50,8 +50,11 @@ class Registry:
         query = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.version == number)
         return self.session.execute(query).scalar_one_or_none()
 
-    def newest(self, model: Model) -> ModelVersion | None:
+    def newest(self, model: Model, *, refits: bool = False) -> ModelVersion | None:
+        """The last version that a gate has seen; with `refits` the last of all."""
         query = select(ModelVersion).where(ModelVersion.model_id == model.id)
+        if not refits:
+            query = query.where(ModelVersion.refit.is_(False))
         return self.session.execute(query.order_by(ModelVersion.version.desc()).limit(1)).scalar_one_or_none()
 
     def by_short_id(self, version_id: str) -> tuple[Model, ModelVersion] | None:
@@ -92,6 +95,11 @@ class Registry:
         """The living file of this tenant."""
         query = select(File).where(File.id == file_id, File.tenant_id == self.tenant_id, File.deleted_at.is_(None))
         return self.session.execute(query).scalar_one_or_none()
+
+    def reading(self, file_id: str) -> dict[str, Any]:
+        """How a file of this tenant was read, also one that was deleted since; empty where nothing is known."""
+        query = select(File.reading).where(File.id == file_id, File.tenant_id == self.tenant_id)
+        return self.session.execute(query).scalar_one_or_none() or {}
 
     def alias_events(self, job_ids: Iterable[str], *, limit: int) -> list[JobEvent]:
         """Alias moves (events whose data name an alias) recorded on the versions' jobs, newest first."""

@@ -49,9 +49,13 @@ class VersionObject(ResponseModel):
     version: int
     job_id: str
     digest: str
-    judged: bool
+    backbone: str = Field(description="Versions of one name may stem from different backbones.")
+    judged: bool = Field(description="Whether a test block was read for a verdict; never of a refit.")
+    refit: bool = Field(description="The recipe of its job trained on all history; no alias points here by itself.")
+    incumbent: int | None = Field(description="The version in production when this one was judged.")
     verdict: dict[str, Any] | None
-    fallback: str | None
+    gate: dict[str, Any] | None = Field(description="Whether the gate was passed, and by how much.")
+    fallback: str | None = Field(description="What answers for this version because it was not beaten.")
     aliases: list[str]
 
 

@@ -27,6 +27,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('tenant_id', 'test_sha256', 'job_id', name=op.f('uq_verdicts_tenant_id_test_sha256_job_id'))
     )
     with op.batch_alter_table('model_versions') as batch:
+        batch.add_column(sa.Column('gate', sa.JSON(), nullable=True))
         batch.add_column(sa.Column('refit', sa.Boolean(), server_default=sa.false(), nullable=False))
         batch.add_column(sa.Column('incumbent', sa.Integer(), nullable=True))
         batch.drop_constraint('uq_model_versions_job_id_judged', type_='unique')
@@ -39,4 +40,5 @@ def downgrade() -> None:
         batch.create_unique_constraint('uq_model_versions_job_id_judged', ['job_id', 'judged'])
         batch.drop_column('incumbent')
         batch.drop_column('refit')
+        batch.drop_column('gate')
     op.drop_table('verdicts')

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from app.auth.repository import tenant_named
 from app.db import session_scope
 from app.ids import FILE, JOB, new_id, utc_now
-from app.registry.service import Registered, register_version
+from app.registry.register import Refit, Registered, incumbent_of, register_version
 from app.storage import ObjectStore, blob_key
 from app.tables import File, Job
 from tsfm.artifact import files_of
@@ -19,6 +19,7 @@ from tsfm.finetune import FinetuneRequest, run
 from tsfm.series.frame import SeriesFrame
 
 HORIZON = 8
+STANDING = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +81,30 @@ def register(
     suffix: str | None = "load",
     register_as: str | None = None,
     training_file: str | None = None,
+    judged_against: int | None = STANDING,
+    refit: Refit | None = None,
 ) -> Registered:
-    """A finished job of `tenant` and its version; it was promoted unless it has a `fallback`."""
+    """A finished job of `tenant` and its version; it was promoted unless it has a `fallback`.
+
+    `judged_against` is the incumbent that its run was given; by default what stands in production now.
+    """
     store_blobs(store, tuned)
     verdict = {**tuned.result["verdict"], "promoted": fallback is None, "fallback": fallback}
     with session_scope(engine) as session:
         tenant_id = tenant_named(session, tenant).id
         job = add_job(session, tenant_id, tuned.result, training_file=training_file)
         job.suffix, job.register_as = suffix, register_as
+        if judged_against == STANDING:
+            standing = incumbent_of(session, tenant_id=tenant_id, name=register_as)
+            judged_against = standing.version if standing else None
         return register_version(
             session,
             tenant_id=tenant_id,
             job_row=job,
             result={**tuned.result, "verdict": verdict},
             files=tuned.files,
+            incumbent=judged_against,
+            refit=refit,
         )
 
 

@@ -15,7 +15,7 @@ from app.ids import utc_now
 from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.states import JobStatus
 from app.queue import READ_FILE, RUN_JOB, FakeQueue
-from app.registry.service import register_version
+from app.registry.register import register_version
 from app.storage import blob_key
 from app.tables import File, Job
 from app.tables import Worker as WorkerRow

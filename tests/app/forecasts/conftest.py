@@ -16,7 +16,7 @@ from app.auth.repository import add_key, tenant_named
 from app.db import session_scope
 from app.main import create_app
 from app.queue import FakeQueue
-from app.registry.service import Registered
+from app.registry.register import Registered
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests import server as servers

@@ -6,7 +6,7 @@ import pytest
 
 from app.auth.repository import tenant_named
 from app.db import session_scope
-from app.registry.service import set_alias
+from app.registry.aliases import set_alias
 from tests.app.forecasts.conftest import Gateway, ramp, series
 from tests.app.tuned import Tuned, register
 

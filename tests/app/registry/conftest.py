@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.registry.service import Registered
+from app.registry.register import Registered
 from app.settings import Settings
 from app.storage import ObjectStore
 from tests.app.tuned import Tuned, register

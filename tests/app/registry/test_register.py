@@ -9,7 +9,8 @@ from app.auth.repository import tenant_named
 from app.db import session_scope
 from app.errors import Conflict, NotFound
 from app.registry.directory import catalogue_target, find_target
-from app.registry.service import check_register_as, delete_model, register_version
+from app.registry.register import check_register_as, register_version
+from app.registry.service import delete_model
 from app.tables import Job, JobEvent, Model, ModelAlias, ModelVersion
 from tests.app.registry.conftest import Register
 from tests.app.tuned import Tuned, add_job
