@@ -5,6 +5,7 @@ the compute thread if need be), then joins a batch of everything with the same s
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +19,9 @@ import torch
 
 from app.forecasts.respond import Numbers
 from app.registry.artifacts import LocalArtifacts, artifact_damaged
-from app.registry.directory import Source, SourceKind, catalogue_target, native_quantiles
+from app.registry.directory import CalibrationRef, Source, SourceKind, catalogue_target, native_quantiles
 from tsfm import catalog, rivals
+from tsfm.calibration import Calibration, from_bytes
 from tsfm.errors import ArtifactError, TemperError
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
@@ -35,6 +37,11 @@ CHUNK_SERIES = 64
 """A large request is computed in pieces of this size, so that small ones come in between."""
 CHUNKS_IN_FLIGHT = 2
 LOADERS = 2
+COLLECTOR_THRESHOLDS = (20_000, 20, 50)
+"""Of Python's cycle collector. A request makes some hundred objects that die with it, without cycles; with Python's own
+thresholds the collector walks all that torch's import left behind so often that it takes a third of the event loop."""
+CALIBRATION_BYTES = 64 * 1024 * 1024
+"""Budget of calibrations of fallbacks in memory; those of tuned weights lie in their forecasters."""
 CONFORMAL_NOTE = "Quantiles are conformal over rolling origins inside the history that was given."
 
 
@@ -57,13 +64,16 @@ class _Key:
     prediction_length: int
     levels: tuple[float, ...]
     history_length: int | None
-    """Points looked at by a source without quantiles of its own; None where it has them."""
+    """Points looked at by a source without quantiles of its own; None where it has them or a calibration."""
+    calibration: str | None
+    """What a job calibrated for a source that others use, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     forecaster: Forecaster
     frame: SeriesFrame
+    calibration: Calibration | None = None
 
 
 class Engine:
@@ -73,12 +83,17 @@ class Engine:
         self._num_threads = config.num_threads or max((os.cpu_count() or 2) // 2, 1)
         self._sources: dict[str, Source] = {}
         self._cache: Cache[str, Forecaster] = Cache(self._load, budget_bytes=config.memory_bytes)
+        self._refs: dict[str, CalibrationRef] = {}
+        self._calibrations: Cache[str, Calibration | None] = Cache(
+            self._load_calibration, budget_bytes=CALIBRATION_BYTES
+        )
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="forecast-load")
         self._batcher: Batcher[_Key, _Work, Forecast] = Batcher(self._compute, config=config.batcher)
 
     def start(self, preload: Sequence[str] = ()) -> None:
         """Starts the compute thread and opens the backbones named by `preload` in the background."""
         torch.set_num_threads(self._num_threads)
+        gc.set_threshold(*COLLECTOR_THRESHOLDS)
         self._batcher.start()
         for name in preload:
             self._loaders.submit(self._preload, name)
@@ -95,10 +110,13 @@ class Engine:
         begun = perf_counter()
         with await self._pin(source) as pin:
             loaded = perf_counter()
-            history_length = None if native_quantiles(source) else _history_length(source, frame.freq)
+            calibration = await self._calibration(source)
+            knows = native_quantiles(source) or calibration is not None or pin.value.calibration is not None
+            history_length = None if knows else _history_length(source, frame.freq)
             freq = frame.freq if source.kind is SourceKind.RIVAL else None
-            key = _Key(source.key, freq, prediction_length, levels, history_length)
-            answers = await self._submit(key, pin.value, frame)
+            shared = None if calibration is None or source.calibration is None else source.calibration.key
+            key = _Key(source.key, freq, prediction_length, levels, history_length, shared)
+            answers = await self._submit(key, _Work(pin.value, frame, calibration))
         forecasts = [answer.value for answer in answers]
         quantiles = [f.quantiles for f in forecasts if f.quantiles is not None]
         return Numbers(
@@ -106,21 +124,23 @@ class Engine:
             quantiles=np.concatenate(quantiles) if quantiles else np.empty((len(frame), 0, prediction_length)),
             point_kind=forecasts[0].point_kind,
             calibrated=all(f.calibrated for f in forecasts),
+            uncalibrated_levels=forecasts[0].uncalibrated_levels,
             notes=tuple(dict.fromkeys(note for f in forecasts for note in f.notes)),
             queue_seconds=sum(answer.queue_seconds for answer in answers),
             load_seconds=loaded - begun,
             compute_seconds=sum(answer.compute_seconds for answer in answers),
         )
 
-    async def _submit(self, key: _Key, forecaster: Forecaster, frame: SeriesFrame) -> list[Answer[Forecast]]:
+    async def _submit(self, key: _Key, work: _Work) -> list[Answer[Forecast]]:
+        frame = work.frame
         if len(frame) <= CHUNK_SERIES:
-            return [await self._one(key, _Work(forecaster, frame))]
+            return [await self._one(key, work)]
         slots = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
 
         async def chunk(begin: int) -> Answer[Forecast]:
             async with slots:
                 part = frame.take(range(begin, min(begin + CHUNK_SERIES, len(frame))))
-                return await self._one(key, _Work(forecaster, part))
+                return await self._one(key, replace(work, frame=part))
 
         tasks = [asyncio.create_task(chunk(begin)) for begin in range(0, len(frame), CHUNK_SERIES)]
         try:
@@ -142,6 +162,25 @@ class Engine:
         except asyncio.CancelledError:
             future.add_done_callback(_release)  # nobody will use what is being loaded
             raise
+
+    async def _calibration(self, source: Source) -> Calibration | None:
+        """What the job stored for a fallback; None for tuned weights, and where it stored nothing."""
+        ref = source.calibration
+        if ref is None:
+            return None
+        if (pin := self._calibrations.peek(ref.key)) is None:
+            self._refs[ref.key] = ref
+            pin = await asyncio.wrap_future(self._loaders.submit(self._calibrations.acquire, ref.key))
+        with pin:
+            return pin.value
+
+    def _load_calibration(self, key: str) -> tuple[Calibration | None, int]:
+        ref = self._refs[key]
+        try:
+            found = from_bytes(self._artifacts.read(ref.digest, ref.sha256)).get(ref.name)
+        except ArtifactError as error:
+            raise artifact_damaged(ref.digest) from error
+        return found, 0 if found is None else found.offsets.nbytes
 
     def _load(self, key: str) -> tuple[Forecaster, int]:
         source = self._sources[key]
@@ -190,20 +229,21 @@ class Engine:
                     starts=np.zeros(1, dtype=np.int64),
                     freq="1",
                 )
-                self._batcher.submit(_Key(target.source.key, None, 1, (), None), _Work(pin.value, frame)).result()
+                self._batcher.submit(_Key(target.source.key, None, 1, (), None, None), _Work(pin.value, frame)).result()
         except TemperError as error:  # no weights here: a request for them will say so
             log.warning("preload_failed", backbone=name, error=error.message)
 
     def _compute(self, key: _Key, works: Sequence[_Work]) -> Sequence[Forecast]:
         """Runs in the batcher's thread. One pass over all series, then each request gets its rows."""
-        whole = _predict(works[0].forecaster, joined([work.frame for work in works]), key)
+        whole = _predict(works[0], joined([work.frame for work in works]), key)
         ends = np.cumsum([len(work.frame) for work in works]).tolist()
         return [_rows(whole, end - len(work.frame), end) for work, end in zip(works, ends, strict=True)]
 
 
-def _predict(forecaster: Forecaster, frame: SeriesFrame, key: _Key) -> Forecast:
+def _predict(work: _Work, frame: SeriesFrame, key: _Key) -> Forecast:
+    forecaster = work.forecaster
     if not key.levels or key.history_length is None:
-        return forecaster.predict(frame, key.prediction_length, key.levels)
+        return forecaster.predict(frame, key.prediction_length, key.levels, calibration=work.calibration)
     whole = forecaster.predict(frame, key.prediction_length)
     quantiles = context_quantiles(
         lambda past: forecaster.predict(past, key.prediction_length).point,
@@ -212,7 +252,13 @@ def _predict(forecaster: Forecaster, frame: SeriesFrame, key: _Key) -> Forecast:
         key.levels,
         keep=key.history_length,
     )
-    return replace(whole, quantiles=quantiles, quantile_levels=key.levels, notes=(*whole.notes, CONFORMAL_NOTE))
+    return replace(
+        whole,
+        quantiles=quantiles,
+        quantile_levels=key.levels,
+        uncalibrated_levels=key.levels,
+        notes=(*whole.notes, CONFORMAL_NOTE),
+    )
 
 
 def _rows(whole: Forecast, begin: int, end: int) -> Forecast:
