@@ -1,8 +1,8 @@
-"""Adapters on disk: a standard PEFT LoRA folder, written and opened without `peft`.
+"""Tuned networks from disk; and adapters to disk: a standard PEFT LoRA folder, written and opened without `peft`.
 
-`adapter_config.json` and `adapter_model.safetensors` are what stock `peft` reads (`PeftModel.from_pretrained`); a head that was
-trained or replaced lies beside them as `head.safetensors`, under the backbone's own parameter names. Opening one here
-adds scaling * B @ A to the pretrained weights in float32, so that serving costs what the backbone costs.
+`adapter_config.json` and `adapter_model.safetensors` are what stock `peft` reads (`PeftModel.from_pretrained`); a head
+that was trained or replaced lies beside them as `head.safetensors`, under the backbone's own parameter names. Opening
+one here adds scaling * B @ A to the pretrained weights in float32, so that serving costs what the backbone costs.
 
 Shapes: a module's A is [r, in], its B [out, r].
 """
@@ -11,16 +11,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from tsfm.artifact import Artifact
+from tsfm.artifact import WEIGHTS, Artifact
+from tsfm.backbones import build
 from tsfm.backbones.base import Backbone
+from tsfm.backbones.weights import load_backbone, load_tensors
 from tsfm.catalog import BackboneSpec
-from tsfm.errors import ArtifactError
+from tsfm.errors import ArtifactError, WeightsError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -102,6 +105,30 @@ def _plain(number: float) -> float:
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()})
+
+
+def open_network(artifact: Artifact, spec: BackboneSpec, *, weights_dir: Path | None) -> Backbone:
+    """The network an artifact holds, on CPU: whole, or the pretrained one with the adapter folded in.
+
+    `ArtifactError` when the files do not fit the backbone. `WeightsError` when an adapter's pretrained weights are not
+    on this machine, or the catalogue now names others.
+    """
+    facts = artifact.manifest
+    weights = facts.get("weights", {"kind": "full"})  # artifacts of 0.1 are whole and do not say so
+    if weights["kind"] == "adapter":
+        if weights["backbone_digest"] != f"sha256:{spec.sha256}":
+            raise WeightsError(
+                f"This adapter was trained on the weights {weights['backbone_digest']} of {spec.name} and opens on no "
+                f"others, but the catalogue names sha256:{spec.sha256}.",
+                code="weights_digest_mismatch",
+            )
+        return fold(load_backbone(spec, weights_dir=weights_dir), artifact)
+    model = build(spec, facts["backbone"]["config"], seed=0)
+    try:
+        load_tensors(model, load_file(artifact.file(WEIGHTS)))
+    except WeightsError as error:
+        raise ArtifactError(error.message) from error
+    return model
 
 
 def fold(model: Backbone, artifact: Artifact) -> Backbone:

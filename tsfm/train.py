@@ -211,7 +211,8 @@ class _Run:
         """One optimizer step over `batch_size * gradient_accumulation` windows; the mean loss."""
         at, total = self.at, self.stage.total_steps
         self.model.train()
-        rate = learning_rate_at(at.step, config=self.config, total_steps=total)
+        place, length = self.method.schedule(at.step, total)
+        rate = learning_rate_at(place, config=self.config, total_steps=length)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._accumulate(indices_of(at.step, num_windows=len(self.windows), config=self.config))

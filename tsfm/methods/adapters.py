@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 
 from tsfm.adapter_files import LowRank, exactly
 from tsfm.backbones.base import Backbone
@@ -74,6 +74,33 @@ def head_targets(backbone: Backbone) -> list[str]:
     ]
 
 
+def targets(backbone: Backbone, *, head: str) -> list[str]:
+    """What LoRA adapts: the body's targets, and with `head` "lora" the head's linears as well.
+
+    `ConfigError` where the head would stay as random as it was initialised.
+    """
+    if backbone.head_is_random and head != "train":
+        raise ConfigError(
+            'The published checkpoint of this backbone holds no head: it has to be trained, with head "train".',
+            param="method.head",
+        )
+    return body_targets(backbone) + (head_targets(backbone) if head == "lora" else [])
+
+
+def train_head(backbone: Backbone) -> None:
+    """Gradients on for every parameter of the head, besides the adapters."""
+    names = backbone.head_parameter_names() - backbone.unused_parameters
+    for name, parameter in backbone.named_parameters():
+        if name in names:
+            parameter.requires_grad_(True)
+
+
+def head_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """The head's parameters by name, for `head.safetensors`."""
+    names = backbone.head_parameter_names() - backbone.unused_parameters
+    return {name: p.detach() for name, p in backbone.named_parameters() if name in names}
+
+
 def _fits(backbone: Backbone, name: str) -> bool:
     return re.fullmatch(backbone.lora_targets, name) is not None
 
@@ -123,8 +150,3 @@ def _module(backbone: Backbone, name: str, alpha: float) -> AdapterModule:
         lora_B=cast("nn.Linear", layer.get_submodule(f"lora_B.{ADAPTER}")),
         alpha=alpha,
     )
-
-
-def own_name(name: str) -> str:
-    """A parameter's name before its linear was wrapped."""
-    return name.replace(".base_layer.", ".")

@@ -17,9 +17,15 @@ class LinearProbe(Method):
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name in head)
         if self.config.reinit_head:
-            fresh = dict(twin_of(backbone, seed=0).named_parameters())
-            with torch.no_grad():
-                for name, parameter in backbone.named_parameters():
-                    if name in head:
-                        parameter.copy_(fresh[name])
+            reinitialise_head(backbone)
         return backbone
+
+
+def reinitialise_head(backbone: Backbone) -> None:
+    """Draws the head anew, from the backbone's own initialisation under seed 0; the global generators stay."""
+    head = backbone.head_parameter_names() - backbone.unused_parameters
+    fresh = dict(twin_of(backbone, seed=0).named_parameters())
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if name in head:
+                parameter.copy_(fresh[name])

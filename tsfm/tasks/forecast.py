@@ -15,18 +15,17 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tsfm import catalog, rivals
-from tsfm.artifact import WEIGHTS, Artifact, open_artifact
-from tsfm.backbones import build
+from tsfm.adapter_files import open_network
+from tsfm.artifact import Artifact, open_artifact
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone, load_tensors
+from tsfm.backbones.weights import load_backbone
 from tsfm.calibration import FILE as CALIBRATION_FILE
 from tsfm.calibration import TUNED, Calibration, Spread, from_bytes
 from tsfm.device import default_device
-from tsfm.errors import ArtifactError, ConfigError, UnknownName, WeightsError
+from tsfm.errors import ConfigError, UnknownName
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import WindowBatch, tail
@@ -175,15 +174,12 @@ class Forecaster:
         weights_dir: Path | None = None,
         device: torch.device | None = None,
     ) -> Self:
-        """A tuned model. `ArtifactError` when the files are not those of `digest`, or do not open."""
+        """A tuned model. `ArtifactError` when the files are not those of `digest`, or do not open; an adapter opens on
+        the pretrained weights, found as in `zero_shot`: `WeightsError` when they are not here."""
         artifact = open_artifact(artifact_dir, digest)
         facts = artifact.manifest
         spec = catalog.backbone(facts["backbone"]["name"])
-        model = build(spec, facts["backbone"]["config"], seed=0)
-        try:
-            load_tensors(model, load_file(artifact.file(WEIGHTS)))
-        except WeightsError as error:
-            raise ArtifactError(error.message) from error
+        model = open_network(artifact, spec, weights_dir=weights_dir)
         source = BackboneSource(
             model.to(device or default_device()).eval().requires_grad_(False),
             block_length=min(int(facts["prediction_length"]), spec.prediction_length),
