@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tsfm.errors import ArtifactError
@@ -34,7 +35,7 @@ FILE = "calibration.safetensors"
 SHARES: Floats = np.array([*(i / 100 for i in range(1, 100)), 0.992, 0.994, 0.995, 0.996, 0.998, 0.999])
 """[G] central shares whose offsets are stored; the quantile level p belongs to the share |2p − 1|."""
 TUNED = "tuned"
-"""Name of the tuned weights among a job's sources; the others are "zero_shot" and the rivals' names."""
+"""Name of the tuned weights among a job's sources; `source_name` says the others'."""
 CQR, SCALED_RESIDUALS = "cqr", "scaled_residuals"
 _ROUNDING = 1e-9
 _NARROWEST = 1e-3
@@ -166,6 +167,11 @@ class _Batch:
     """[B, H or 1]"""
 
 
+def source_name(name: str, period: int | None = None) -> str:
+    """How a job's source is called among its calibrations: a seasonal naive is one source per period."""
+    return f"{name}:{period}" if name == "seasonal_naive" else name
+
+
 def ranks(count: int, shares: Floats) -> NDArray[np.int64]:
     """⌈(count + 1)·share⌉; the tolerance keeps 0.95 of 19 at the 19th despite rounding."""
     rank: NDArray[np.int64] = np.maximum(np.ceil((count + 1) * shares - _ROUNDING), 1).astype(np.int64)
@@ -268,7 +274,10 @@ def to_bytes(calibrations: Mapping[str, Calibration]) -> bytes:
 
 def from_bytes(data: bytes) -> dict[str, Calibration]:
     """Every source's calibration; `ArtifactError` when the file is not one this version reads."""
-    tensors = load(data)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ArtifactError(f"{FILE} does not open: {error}.") from error
     names = sorted(name.removesuffix(".offsets") for name in tensors if name.endswith(".offsets"))
     if "shares" not in tensors or not np.array_equal(tensors["shares"], SHARES):
         raise ArtifactError(f"{FILE} holds other shares than this version reads.")

@@ -28,6 +28,9 @@ class Numbers:
     """[S, Q, H] at the ascending levels of the request's `Levels.units`."""
     point_kind: str
     calibrated: bool
+    """Whether every asked level was set by held-out history."""
+    uncalibrated_levels: tuple[float, ...]
+    """Those that were not."""
     notes: tuple[str, ...]
     queue_seconds: float
     load_seconds: float
@@ -45,6 +48,7 @@ def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers
         "version": target.version,
         "digest": target.digest,
         "calibrated": numbers.calibrated,
+        "uncalibrated_levels": numbers.uncalibrated_levels,
         "point": numbers.point_kind,
         "forecasts": [
             {

@@ -79,7 +79,13 @@ class ForecastOut(ResponseModel):
     model: str
     version: int | None
     digest: str | None
-    calibrated: bool
+    calibrated: bool = Field(
+        description="Whether every asked level was set by the scores of the model's calibration block."
+    )
+    uncalibrated_levels: list[float] = Field(
+        description="Quantile levels (an interval has two) that were not: beyond the scores' resolution, beyond the "
+        "calibrated horizon, or of a model that nothing was calibrated for."
+    )
     point: Literal["mean", "median"]
     forecasts: list[SeriesOut]
     notes: list[str]

@@ -30,10 +30,10 @@ class SlowForecaster:
         self.entered = threading.Event()
         predict = Forecaster.predict
 
-        def held(forecaster: Forecaster, *args: Any) -> Forecast:
+        def held(forecaster: Forecaster, *args: Any, **named: Any) -> Forecast:
             self.entered.set()
             self.open.wait(PATIENCE_SECONDS)
-            return predict(forecaster, *args)
+            return predict(forecaster, *args, **named)
 
         patch.setattr(Forecaster, "predict", held)
 

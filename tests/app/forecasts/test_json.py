@@ -26,7 +26,8 @@ def test_the_answer_has_the_documented_shape(gateway: Gateway) -> None:
     )
     one = answer["forecasts"][0]
     assert list(answer) == [
-        "object", "model", "version", "digest", "calibrated", "point", "forecasts", "notes", "timing_ms",
+        "object", "model", "version", "digest", "calibrated", "uncalibrated_levels", "point", "forecasts", "notes",
+        "timing_ms",
     ]  # fmt: skip
     assert list(one) == [
         "item_id", "timestamps", "mean", "quantiles", "intervals", "version", "digest", "fallback",
