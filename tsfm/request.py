@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast, get_args, get_origin
 
-from tsfm import catalog, configs
+from tsfm import catalog, configs, halving
 from tsfm.errors import ConfigError, SeriesTooShort, UnknownName
+from tsfm.metrics import METRICS
 from tsfm.series import freq as frequencies
 from tsfm.series import split
 
 MAX_BUDGET_SECONDS = 7 * 24 * 3600.0
 MAX_SEED = 2**32 - 1
-AUTO = "auto"
+AUTO = catalog.AUTO
 _INTERNAL = ("seed", "checkpoint_every_seconds", "checkpoint_every_steps")
 HYPERPARAMETERS: tuple[str, ...] = tuple(
     f.name for f in dataclasses.fields(configs.TrainConfig) if f.name not in _INTERNAL
@@ -46,6 +47,10 @@ class FinetuneRequest:
     seed: int = 0
     with_test: bool = True
     """False gives up the test block: nothing is judged, every point before validation trains."""
+    metric: str | None = None
+    """What validation chooses by and the gate judges by (`metrics.METRICS`); None: MASE, or RMSSE for many zeros."""
+    min_gain: float = 0.0
+    """Share of error that the interval of the gain must clear; 0.02 asks for 2 % less than what served before."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
@@ -149,6 +154,8 @@ def _option(key: str, value: Any, option: "dataclasses.Field[Any]", param: str) 
         return tuple(value)
     if isinstance(default, int):
         return _integer(value, param, low=0, high=MAX_SEED)
+    if isinstance(default, str):
+        return _text(value, param)  # the config knows which names it takes
     assert isinstance(default, float), f"no rule reads an option like {key}"
     return value if isinstance(value, str) else _number(value, param)
 
@@ -183,17 +190,37 @@ def _check(request: FinetuneRequest) -> None:
     _integer(request.seed, "seed", low=0, high=MAX_SEED)
     if not isinstance(request.with_test, bool):
         raise ConfigError(f"with_test must be true or false, not {request.with_test!r}.", param="with_test")
+    if request.metric is not None and request.metric not in METRICS:
+        raise UnknownName("metric", str(request.metric), METRICS, param="gate.metric")
+    if not 0 <= _number(request.min_gain, "gate.min_gain") < 1:
+        raise ConfigError(f"gate.min_gain must lie in [0, 1), not {request.min_gain!r}.", param="gate.min_gain")
     if request.budget_seconds is not None:
         seconds = _number(request.budget_seconds, "budget.seconds")
         if not 0 < seconds <= MAX_BUDGET_SECONDS:
             raise ConfigError(
                 f"budget.seconds must lie above 0 and at most {MAX_BUDGET_SECONDS:.0f}.", param="budget.seconds"
             )
-    method_config(request.method, _mapping(request.method_config, "method"))
+    options = _mapping(request.method_config, "method")
+    config = method_config(request.method, options)
+    if isinstance(config, configs.AutoConfig):
+        _check_auto(config, spec)
     asked = _mapping(request.hyperparameters, "hyperparameters")
     if asked and not catalog.method(request.method).trains:
         raise ConfigError(f"{request.method} trains nothing, so it has no hyperparameters.", param="hyperparameters")
     _check_hyperparameters(asked)
+
+
+def _check_auto(config: configs.AutoConfig, spec: catalog.BackboneSpec) -> None:
+    """That every listed method is one `auto` may choose on this backbone."""
+    known = [method.name for method in halving.eligible(spec)]
+    for name in config.methods:
+        catalog.method(name)
+        if name not in known:
+            raise ConfigError(
+                f"auto cannot choose {name!r} on {spec.name}; it can choose: {', '.join(known)}.",
+                param="method.methods",
+                code="unsupported_method",
+            )
 
 
 def _check_hyperparameters(values: Mapping[str, Any]) -> None:
@@ -237,7 +264,9 @@ def _resolved_hyperparameters(
     asked = {k: v for k, v in request.hyperparameters.items() if v != AUTO}
     defaults = {f.name: f.default for f in dataclasses.fields(configs.TrainConfig) if f.name in HYPERPARAMETERS}
     resolved = {**defaults, **asked}
-    if "learning_rate" not in asked:
+    if "learning_rate" not in asked and method.name == catalog.AUTO:
+        resolved["learning_rate"] = AUTO  # each method's own default, and its multiples
+    elif "learning_rate" not in asked:
         default = catalog.learning_rate(method, spec)
         resolved["learning_rate"] = [float(f"{default * k:.3g}") for k in configs.LEARNING_RATE_SEARCH]
     elif isinstance(asked["learning_rate"], list | tuple):

@@ -16,7 +16,7 @@ from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
 
 FOLDER = ROOT / "benchmarks"
-HELPERS = {"__main__", "common", "sets"}
+HELPERS = {"__main__", "common", "sets", "trainers"}
 Bench = Callable[[str], ModuleType]
 
 
