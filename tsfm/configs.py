@@ -263,8 +263,8 @@ class TraceConfig:
     head: str = "auto"
     """"lora": the pretrained head is frozen, its linears are modules like others; "keep": frozen without; "svd-k" and
     "H1" to "H4" replace it (papers.md §1.4). "auto" is "lora", or "H4" where the checkpoint has no head."""
-    seed: int = 0
-    """Of the modules' initialisation, the simulated maskings and a new head."""
+    init_seed: int = 0
+    """Of the modules' initialisation, the simulated maskings and a new head, each under a generator of its own."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 256, "rank", "rank must be between 1 and 256.")

@@ -55,7 +55,7 @@ class Trace(Method):
             rank=config.rank,
             alpha=config.lora_alpha,
             dropout=config.dropout,
-            seed=config.seed,
+            seed=config.init_seed,
         )
         self.gates = Gates(modules, trained=config.train_gates)
         if self.head not in ("lora", "keep"):
@@ -68,7 +68,7 @@ class Trace(Method):
         linear = backbone.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         self._new_head = heads.build(
-            self.head, num_tokens=num_tokens, width=width, horizon=linear.out_features, seed=self.config.seed
+            self.head, num_tokens=num_tokens, width=width, horizon=linear.out_features, seed=self.config.init_seed
         )
         if not backbone.head_is_random:
             self._pretrained = linear
@@ -115,10 +115,10 @@ class Trace(Method):
         """[n] higher is more important; of masked modules too."""
         config, n = self.config, len(self.gates)
         if config.selection == "random":  # one lot for the whole run: what is masked stays so
-            return np.random.default_rng(config.seed).permutation(n).astype(np.float64)
+            return np.random.default_rng(config.init_seed).permutation(n).astype(np.float64)
         if config.selection == "magnitude":
             return self.gates.magnitudes()
-        rng = np.random.default_rng([config.seed, len(self._rounds)])
+        rng = np.random.default_rng([config.init_seed, len(self._rounds)])
         masks = dsic.simulated_masks(n, num_masked, num_draws=config.draws, rng=rng)
         measured = self.gates.measure(model, self._selection, masks, form=config.importance)
         self._backward_passes += len(masks) * len(self._selection)
