@@ -7,24 +7,29 @@ Called again with the same arguments after a kill, it continues from `state_dir`
 
 import dataclasses
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from tsfm import card, catalog, evaluate, methods, provenance
+from tsfm import card, catalog, judge, methods, provenance, refit
 from tsfm.artifact import write_artifact
+from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone
 from tsfm.configs import TrainConfig
 from tsfm.device import default_device, facts
 from tsfm.errors import DataError
+from tsfm.evaluate import Asked
+from tsfm.incumbent import Incumbent, judged_until
 from tsfm.methods.base import Export, Method
 from tsfm.metrics import Scales, default_metric, scales_of, zero_share
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
+from tsfm.refit import Refitted, train_on_all
 from tsfm.request import FinetuneRequest, resolve
+from tsfm.results import write_step_metrics
 from tsfm.search import Outcome, Search
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
@@ -40,7 +45,7 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneResult:
-    """What a run leaves behind; all of it plain JSON but `out_dir`."""
+    """What a run leaves behind."""
 
     digest: str
     out_dir: Path
@@ -48,15 +53,27 @@ class FinetuneResult:
     """The resolved request with everything the search chose filled in."""
     candidates: list[dict[str, Any]]
     verdict: dict[str, Any]
+    gate: dict[str, Any] | None
+    """The job's `gate` (tsfm.gate_verdict); None where the test block was given up."""
+    routes: dict[str, Any] | None
+    """Which source answers for which series (tsfm.routes); None where the tuned weights answer for all."""
     data_report: dict[str, Any]
     search: list[dict[str, Any]]
     """Every trial there was: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
     timing: dict[str, float]
     num_trainable_parameters: int
     manifest: dict[str, Any]
+    result_files: dict[str, Path] = field(default_factory=dict)
+    """Files for a reader, by name: step metrics, plots."""
+    refit: Refitted | None = None
+    """The same recipe trained on all history, where that was asked."""
 
     def to_mapping(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "out_dir": str(self.out_dir)}
+        """Plain JSON, without what lies on the disk: `out_dir`, `result_files` and the refit's artifact."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("out_dir", "result_files", "refit"):
+            del kept[name]
+        return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +87,8 @@ class Data:
     test: Windows | None
     scales: Scales
     metric: str
-    periods: tuple[int, ...]
+    blocks: judge.Blocks
+    """What the candidates are measured on."""
     report: dict[str, Any]
 
 
@@ -85,9 +103,13 @@ def run(
     should_stop: Callable[[], str | None],
     checkpoints: Checkpoints | None = None,
     device: torch.device | None = None,
+    incumbent: Incumbent | None = None,
+    prior_verdicts: Mapping[str, int] | None = None,
 ) -> FinetuneResult:
     """Fine-tunes, judges on history nothing else touched, and writes the artifact at `out_dir`.
 
+    `incumbent` is the version in production, a bar beside zero-shot. `prior_verdicts` counts the verdicts given so far
+    by the digest of the test rows they read (`gate["test_sha256"]`).
     `should_stop` answers a reason to stop, or None; it is asked at every step and `Cancelled` carries the reason as its
     code. Raises the errors of `tsfm.errors`; a model that loses its verdict is a result, not an error.
     """
@@ -102,45 +124,74 @@ def run(
     zero_shot = load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False)
     clock.lap("loading_seconds")
 
-    def write(outcome: Outcome, where: Path, candidates: list[dict[str, Any]], verdict: dict[str, Any] | None) -> _Made:
+    def write(outcome: Outcome, where: Path, found: dict[str, Any], data: Data = data) -> _Made:
         chosen = {
             **resolved,
+            "metric": data.blocks.metric,
             "method": outcome.method_name,
             "method_config": outcome.method_config,
             "hyperparameters": outcome.hyperparameters,
         }
         made = outcome.method.export(outcome.model, spec)
-        manifest = _manifest(outcome, made, zero_shot, data, chosen, spec, candidates, verdict, device)
+        manifest = _manifest(outcome, made, zero_shot, data, chosen, spec, found, device)
         return _Made(chosen, manifest, write_artifact(where, made.files, manifest, card.render(manifest)))
 
     def kept(outcome: Outcome) -> None:
         if checkpoints is not None and clock.is_due(checkpoints.every_seconds):
             where = out_dir.with_name(f"{out_dir.name}-checkpoint")
-            made = write(outcome, where, [], None)
+            made = write(outcome, where, judge.UNJUDGED)
             checkpoints.take(Checkpoint(digest=made.digest, out_dir=where, at=reporter.now))
 
     outcome = _train(data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device, kept)
     clock.lap("training_seconds")
 
     reporter.phase("evaluating")
-    candidates = _candidates(outcome.model, zero_shot, data, resolved, spec, reporter, should_stop)
-    verdict = evaluate.verdict(candidates, metric=data.metric, method=request.method)
+    tuned = Asked(source=tuned_source(outcome.model, resolved, spec), context_length=int(resolved["context_length"]))
+    choice = judge.choose(judge.contest(data.blocks, tuned, zero_shot, spec), should_stop=should_stop)
+    # Between what validation has decided and what test will say, the sources are calibrated.
+    reporter.phase("evaluating", share=0.3)
+    judged = judge.judge(
+        choice,
+        incumbent=incumbent,
+        prior_verdicts={} if prior_verdicts is None else prior_verdicts,
+        weights_dir=weights_dir,
+        device=device,
+        should_stop=should_stop,
+        progress=lambda share: reporter.phase("evaluating", share=0.3 + 0.5 * share),
+    )
+    found = judge.facts(choice, judged)
     clock.lap("evaluating_seconds")
 
     reporter.phase("saving", share=0.9)
-    made = write(outcome, out_dir, candidates, verdict)
+    made = write(outcome, out_dir, found)
+    result_files = write_step_metrics(out_dir.with_name(f"{out_dir.name}-results"), outcome.training)
     clock.lap("saving_seconds")
+    again = None
+    if request.refit and outcome.training:
+        reporter.phase("refitting")
+        history = all_history(data, resolved)
+        recipe = {**made.chosen, "budget_seconds": None}
+        search = _search(Search, history, recipe, spec, weights_dir, state_dir, reporter, should_stop, device)
+        second = train_on_all(outcome, search, like=data.train)
+        where = out_dir.with_name(f"{out_dir.name}-refit")
+        redone = write(second, where, {**judge.UNJUDGED, "refit_of": made.digest}, history)
+        again = Refitted(digest=redone.digest, out_dir=where, manifest=redone.manifest)
+        clock.lap("refitting_seconds")
     return FinetuneResult(
         digest=made.digest,
         out_dir=out_dir,
         resolved=made.chosen,
-        candidates=candidates,
-        verdict=verdict,
+        candidates=judged.candidates,
+        verdict=judged.verdict,
+        gate=judged.gate,
+        routes=found["routes"],
         data_report=data.report,
         search=outcome.search,
         timing=clock.laps,
         num_trainable_parameters=outcome.num_trainable_parameters,
         manifest=made.manifest,
+        result_files=result_files,
+        refit=again,
     )
 
 
@@ -179,7 +230,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
     frequency = frequencies.parse(frame.freq)
     share = zero_share(frame, blocks)
     scales = scales_of(frame, blocks, season=frequency.season)
-    metric = default_metric(share)
+    metric = resolved["metric"] or default_metric(share)
     report = {
         "freq": frame.freq,
         "season": frequency.season,
@@ -206,7 +257,16 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         test=test,
         scales=scales,
         metric=metric,
-        periods=frequency.periods,
+        blocks=judge.Blocks(
+            frame=frame,
+            split=blocks,
+            validation=validation,
+            test=test,
+            scales=scales,
+            metric=metric,
+            min_gain=float(resolved["min_gain"]),
+            periods=frequency.periods,
+        ),
         report=report,
     )
 
@@ -222,15 +282,9 @@ def _train(
     device: torch.device,
     on_kept: Callable[[Outcome], None],
 ) -> Outcome:
-    def fresh() -> Backbone:
-        return load_backbone(spec, weights_dir=weights_dir)
-
-    def source(model: Backbone) -> BackboneSource:
-        return tuned_source(model, resolved, spec)
-
     if not catalog.method(resolved["method"]).trains:
         method: Method = methods.create(resolved["method"], _config(resolved))
-        model = method.prepare(fresh()).to(device)
+        model = method.prepare(load_backbone(spec, weights_dir=weights_dir)).to(device)
         return Outcome(
             model=model,
             method=method,
@@ -239,22 +293,47 @@ def _train(
             hyperparameters={},
         )
     reporter.phase("training")
-    search = Search(
+    kind = AutoSearch if resolved["method"] == catalog.AUTO else Search
+    search = _search(kind, data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device)
+    search.on_kept = on_kept
+    return search.run()
+
+
+def _search(
+    kind: type[Search],
+    data: Data,
+    resolved: dict[str, Any],
+    spec: catalog.BackboneSpec,
+    weights_dir: Path | None,
+    state_dir: Path,
+    reporter: Reporter,
+    should_stop: Callable[[], str | None],
+    device: torch.device,
+) -> Search:
+    return kind(
         resolved=resolved,
         train=data.train,
         validation=data.validation,
         scales=data.scales,
         metric=data.metric,
-        fresh=fresh,
-        source=source,
+        fresh=lambda: load_backbone(spec, weights_dir=weights_dir),
+        source=lambda model: tuned_source(model, resolved, spec),
         identity={"data": provenance.frame_sha256(data.frame), "backbone": spec.sha256},
         state_dir=state_dir,
         reporter=reporter,
         should_stop=should_stop,
         device=device,
-        on_kept=on_kept,
     )
-    return search.run()
+
+
+def all_history(data: Data, resolved: dict[str, Any]) -> Data:
+    """The same series with every window to be trained on; the other blocks are those of the job."""
+    split = refit.whole(data.split)
+    most = int(resolved["hyperparameters"]["max_windows_per_epoch"])
+    train = refit.windows_of(data.frame, split, data.train, max_windows=most)
+    shown = {"train": {"num_windows": len(train), "stride": train.stride, "num_dropped": train.num_dropped}}
+    report = {**data.report, "split": dict(split.report()), "windows": shown}
+    return dataclasses.replace(data, split=split, train=train, report=report)
 
 
 def _config(resolved: dict[str, Any]) -> Any:
@@ -271,37 +350,6 @@ def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.Backbo
     )
 
 
-def _candidates(
-    model: Backbone,
-    zero_shot: Backbone,
-    data: Data,
-    resolved: dict[str, Any],
-    spec: catalog.BackboneSpec,
-    reporter: Reporter,
-    should_stop: Callable[[], str | None],
-) -> list[dict[str, Any]]:
-    """Tuned, zero-shot (with the context `/forecast` gives it) and the rivals, on validation and test."""
-    whole = BackboneSource(
-        zero_shot, block_length=spec.prediction_length, context_length=spec.context_length, cut_from_block=False
-    )
-    asked = (
-        (evaluate.TUNED, tuned_source(model, resolved, spec), int(resolved["context_length"])),
-        (evaluate.ZERO_SHOT, whole, spec.context_length),
-    )
-    candidates: list[dict[str, Any]] = []
-    for i, (name, source, context_length) in enumerate(asked):
-        scored: dict[str, Any] = {"name": name}
-        for block, windows in (("validation", data.validation), ("test", data.test)):
-            shown = None if windows is None else dataclasses.replace(windows, context_length=context_length)
-            scored[block] = None
-            if shown is not None:
-                scored[block] = evaluate.score(source, shown, data.scales, should_stop=should_stop)
-        candidates.append(scored)
-        reporter.phase("evaluating", share=0.3 * (i + 1))
-    rivals = evaluate.judge_rivals(data.validation, data.test, data.scales, metric=data.metric, periods=data.periods)
-    return candidates + rivals
-
-
 def _manifest(
     outcome: Outcome,
     made: Export,
@@ -309,12 +357,10 @@ def _manifest(
     data: Data,
     chosen: dict[str, Any],
     spec: catalog.BackboneSpec,
-    candidates: list[dict[str, Any]],
-    verdict: dict[str, Any] | None,
+    found: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """`candidates` is empty and `verdict` None in a checkpoint, which nobody judged."""
-    judged = {c["name"]: c for c in candidates}
+    """`found` is what judging found (`judge.facts`), or `judge.UNJUDGED` in a checkpoint."""
     return {
         "task": chosen["task"],
         "prediction_length": chosen["prediction_length"],
@@ -334,9 +380,8 @@ def _manifest(
         "num_trainable_parameters": outcome.num_trainable_parameters,
         "schema": {"freq": data.frame.freq, "timezone": data.frame.timezone, "num_series": len(data.frame)},
         "data": {"sha256": provenance.frame_sha256(data.frame), "report": data.report},
-        "candidates": candidates,
-        "verdict": verdict,
-        "rivals": {name: {"period": judged[name]["period"]} for name in ("seasonal_naive",) if judged},
+        **found,
+        "judged_until": judged_until(data.frame, data.split),
         "calibration": None,
         "code": {"sha256": provenance.code_sha256()},
         "libraries": provenance.library_versions(),

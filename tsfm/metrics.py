@@ -118,8 +118,15 @@ class WindowErrors:
     def __len__(self) -> int:
         return len(self.series)
 
-    def where(self, kept: NDArray[np.bool_]) -> "WindowErrors":
-        """Only the windows that `kept` [W] names."""
+    @staticmethod
+    def join(parts: "Sequence[WindowErrors]") -> "WindowErrors":
+        """The windows of all parts, in order; quantiles only where all have the same."""
+        levels = {part.levels for part in parts if len(part)}
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_WINDOW}
+        return replace(parts[0], levels=next(iter(levels)) if len(levels) == 1 else (), **joined)
+
+    def where(self, kept: NDArray[np.bool_] | Ints) -> "WindowErrors":
+        """Only the windows that `kept` names, by a mask [W] or by their places."""
         return replace(self, **{name: getattr(self, name)[kept] for name in _PER_WINDOW})
 
     def choose(self, other: "WindowErrors", taken: NDArray[np.bool_]) -> "WindowErrors":
@@ -247,8 +254,7 @@ class Errors:
                 target=none,
                 covered=nothing,
             )
-        joined = {name: np.concatenate([getattr(b, name) for b in self._batches]) for name in _PER_WINDOW}
-        return replace(self._batches[0], **joined)
+        return WindowErrors.join(self._batches)
 
     def result(self) -> dict[str, Any]:
         """`WindowErrors.result` of everything added."""

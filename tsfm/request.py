@@ -45,12 +45,17 @@ class FinetuneRequest:
     budget_seconds: float | None = None
     """Cap on training time; a run that meets it keeps its best weights and says so."""
     seed: int = 0
+    landscape: bool | dict[str, Any] = False
+    """Whether to measure the loss landscape; a mapping sets `configs.LandscapeConfig`."""
     with_test: bool = True
     """False gives up the test block: nothing is judged, every point before validation trains."""
     metric: str | None = None
     """What validation chooses by and the gate judges by (`metrics.METRICS`); None: MASE, or RMSSE for many zeros."""
     min_gain: float = 0.0
     """Share of error that the interval of the gain must clear; 0.02 asks for 2 % less than what served before."""
+
+    refit: bool = False
+    """Also trains the winning recipe on all history (tsfm.refit): a second artifact that nobody can judge."""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
@@ -109,10 +114,12 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
             param="prediction_length",
         )
     method = catalog.method(request.method)
+    landscape = landscape_config(request.landscape)
     return {
         **request.to_mapping(),
         "method_config": dataclasses.asdict(method_config(request.method, request.method_config)),
         "context_length": context_length,
+        "landscape": dataclasses.asdict(landscape) if landscape else False,
         "hyperparameters": _resolved_hyperparameters(request, spec, method),
         "freq": reading["freq"],
     }
@@ -160,6 +167,27 @@ def _option(key: str, value: Any, option: "dataclasses.Field[Any]", param: str) 
     return value if isinstance(value, str) else _number(value, param)
 
 
+def landscape_config(value: Any) -> configs.LandscapeConfig | None:
+    """What `landscape` asks for: false is nothing, true the defaults, an object the fields of `LandscapeConfig`."""
+    if isinstance(value, bool):
+        return configs.LandscapeConfig() if value else None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"landscape must be true, false or an object, not {value!r}.", param="landscape")
+    fields = [f.name for f in dataclasses.fields(configs.LandscapeConfig)]
+    for key, given in value.items():
+        param = f"landscape.{key}"
+        if key not in fields:
+            raise UnknownName("landscape option", str(key), fields, param=param)
+        if key == "surface" and not isinstance(given, bool):
+            raise ConfigError(f"surface must be true or false, not {given!r}.", param=param)
+        if key == "probes" or (key == "windows" and given is not None):
+            _integer(given, param)
+    try:
+        return configs.LandscapeConfig(**value)
+    except ConfigError as error:
+        raise ConfigError(error.message, param=f"landscape.{error.param}") from error
+
+
 def train_config(resolved: Mapping[str, Any], *, learning_rate: float) -> configs.TrainConfig:
     """The loop's settings from a resolved mapping, with the learning rate of this trial."""
     values = {**resolved["hyperparameters"], "learning_rate": learning_rate}
@@ -190,10 +218,19 @@ def _check(request: FinetuneRequest) -> None:
     _integer(request.seed, "seed", low=0, high=MAX_SEED)
     if not isinstance(request.with_test, bool):
         raise ConfigError(f"with_test must be true or false, not {request.with_test!r}.", param="with_test")
+    if not isinstance(request.refit, bool):
+        raise ConfigError(f"refit must be true or false, not {request.refit!r}.", param="refit")
+    if request.refit and not catalog.method(request.method).trains:
+        raise ConfigError(f"{request.method} trains nothing, so there is nothing to refit.", param="refit")
     if request.metric is not None and request.metric not in METRICS:
         raise UnknownName("metric", str(request.metric), METRICS, param="gate.metric")
     if not 0 <= _number(request.min_gain, "gate.min_gain") < 1:
         raise ConfigError(f"gate.min_gain must lie in [0, 1), not {request.min_gain!r}.", param="gate.min_gain")
+    if landscape_config(request.landscape) is not None and not catalog.method(request.method).trains:
+        raise ConfigError(
+            f"{request.method} trains nothing, so there is no way from pretrained to tuned weights to measure.",
+            param="landscape",
+        )
     if request.budget_seconds is not None:
         seconds = _number(request.budget_seconds, "budget.seconds")
         if not 0 < seconds <= MAX_BUDGET_SECONDS:
@@ -208,6 +245,26 @@ def _check(request: FinetuneRequest) -> None:
     if asked and not catalog.method(request.method).trains:
         raise ConfigError(f"{request.method} trains nothing, so it has no hyperparameters.", param="hyperparameters")
     _check_hyperparameters(asked)
+    if isinstance(config, configs.TraceConfig):
+        _check_trace(config, spec, asked)
+
+
+def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, hyperparameters: Mapping[str, Any]) -> None:
+    """That the backbone has a head of the kind asked for, and that nothing is masked while the rate still rises."""
+    if config.head not in ("auto", "keep", "lora") and not spec.replaceable_head:
+        raise ConfigError(
+            f"The head of {spec.name} is not one linear over its hidden state, so {config.head!r} cannot replace it: "
+            'it supports "lora" and "keep".',
+            param="method.head",
+            code="unsupported_method",
+        )
+    warmup = hyperparameters.get("warmup_fraction", AUTO)
+    warmup = configs.TrainConfig().warmup_fraction if warmup == AUTO else warmup
+    if config.keep_ratio < 1 and config.first_round <= warmup:
+        raise ConfigError(
+            f"first_round must come after the warm-up, which takes {warmup:g} of the steps: give more than that.",
+            param="method.first_round",
+        )
 
 
 def _check_auto(config: configs.AutoConfig, spec: catalog.BackboneSpec) -> None:

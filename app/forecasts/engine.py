@@ -30,8 +30,12 @@ from tsfm.serving.cache import Cache, Pin
 from tsfm.serving.context_quantiles import context_quantiles
 from tsfm.serving.frames import joined
 from tsfm.tasks.forecast import DEFAULT_RIVAL_CONTEXT, Forecast, Forecaster
+from tsfm.tasks.routed import RoutedForecaster, open_served
 
 log = structlog.get_logger(__name__)
+
+Opened = Forecaster | RoutedForecaster
+"""What answers for a source: a version whose series have routes asks several."""
 
 CHUNK_SERIES = 64
 """A large request is computed in pieces of this size, so that small ones come in between."""
@@ -71,7 +75,7 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    forecaster: Forecaster
+    forecaster: Opened
     frame: SeriesFrame
     calibration: Calibration | None = None
 
@@ -82,7 +86,7 @@ class Engine:
         self._weights_dir = weights_dir
         self._num_threads = config.num_threads or max((os.cpu_count() or 2) // 2, 1)
         self._sources: dict[str, Source] = {}
-        self._cache: Cache[str, Forecaster] = Cache(self._load, budget_bytes=config.memory_bytes)
+        self._cache: Cache[str, Opened] = Cache(self._load, budget_bytes=config.memory_bytes)
         self._refs: dict[str, CalibrationRef] = {}
         self._calibrations: Cache[str, Calibration | None] = Cache(
             self._load_calibration, budget_bytes=CALIBRATION_BYTES
@@ -152,11 +156,11 @@ class Engine:
     async def _one(self, key: _Key, work: _Work) -> Answer[Forecast]:
         return await asyncio.wrap_future(self._batcher.submit(key, work, weight=len(work.frame)))
 
-    async def _pin(self, source: Source) -> Pin[Forecaster]:
+    async def _pin(self, source: Source) -> Pin[Opened]:
         if (pin := self._cache.peek(source.key)) is not None:
             return pin
         self._sources[source.key] = source
-        future: Future[Pin[Forecaster]] = self._loaders.submit(self._cache.acquire, source.key)
+        future: Future[Pin[Opened]] = self._loaders.submit(self._cache.acquire, source.key)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -182,14 +186,14 @@ class Engine:
             raise artifact_damaged(ref.digest) from error
         return found, 0 if found is None else found.offsets.nbytes
 
-    def _load(self, key: str) -> tuple[Forecaster, int]:
+    def _load(self, key: str) -> tuple[Opened, int]:
         source = self._sources[key]
         begun = perf_counter()
         forecaster = self._open(source)
         log.info("forecaster_opened", source=key, seconds=round(perf_counter() - begun, 3))
         return forecaster, _num_bytes(source)
 
-    def _open(self, source: Source) -> Forecaster:
+    def _open(self, source: Source) -> Opened:
         match source.kind:
             case SourceKind.RIVAL:
                 return Forecaster.rival(source.name, period=source.period, context_length=source.context_length)
@@ -198,7 +202,7 @@ class Engine:
             case SourceKind.TUNED:
                 return self._open_artifact(source)
 
-    def _open_artifact(self, source: Source) -> Forecaster:
+    def _open_artifact(self, source: Source) -> Opened:
         """The local copy, fetched anew once if it turns out bad; bad again means the stored one is."""
         digest, files = source.digest, source.files
         assert digest is not None, "tuned sources come from a version"
@@ -206,7 +210,7 @@ class Engine:
         for last in (False, True):
             folder = self._artifacts.fetch(digest, files)
             try:
-                return Forecaster.open(folder, digest=digest, weights_dir=self._weights_dir)
+                return open_served(folder, digest=digest, weights_dir=self._weights_dir)
             except (ArtifactError, FileNotFoundError) as error:  # a copy may also be pruned under our hands
                 self._artifacts.discard(digest)
                 log.warning("artifact_copy_bad", digest=digest, error=str(error))
@@ -281,6 +285,6 @@ def _num_bytes(source: Source) -> int:
     return 0 if source.kind is SourceKind.RIVAL else 4 * catalog.backbone(source.name).num_parameters
 
 
-def _release(future: "Future[Pin[Forecaster]]") -> None:
+def _release(future: "Future[Pin[Opened]]") -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().release()

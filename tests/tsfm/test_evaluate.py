@@ -1,51 +1,15 @@
-"""The verdict from numbers alone, and rolling-origin scores against arithmetic by hand."""
-
-from typing import Any
+"""Rolling-origin scores against arithmetic by hand."""
 
 import numpy as np
 import pytest
 
 from tests import toy
-from tsfm.evaluate import judge_rivals, score, score_rival, verdict
+from tsfm.evaluate import judge_rivals, score, score_rival
 from tsfm.metrics import scales_of
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 from tsfm.series.windows import Windows, cut
 from tsfm.tasks.forecast import RivalSource
-
-
-def candidates(**test_errors: float) -> list[dict[str, Any]]:
-    base = {"tuned": 1.0, "zero_shot": 1.0, "naive": 2.0, "seasonal_naive": 2.0, "window_mean": 2.0}
-    return [
-        {"name": name, "validation": {"mase": 9.0}, "test": {"mase": error, "num_windows": 50}}
-        for name, error in {**base, **test_errors}.items()
-    ]
-
-
-class TestVerdict:
-    def test_below_everything_is_promoted(self) -> None:
-        found = verdict(candidates(tuned=0.9), metric="mase", method="full")
-        assert (found["promoted"], found["winner"], found["fallback"]) == (True, "tuned", None)
-        assert "0.9" in found["reason"]
-        assert "50 test windows" in found["reason"]
-
-    def test_a_tie_with_zero_shot_is_not_a_win(self) -> None:
-        found = verdict(candidates(), metric="mase", method="full")
-        assert (found["promoted"], found["winner"], found["fallback"]) == (False, "zero_shot", "zero_shot")
-
-    def test_zero_shot_unbeaten_is_served_even_where_a_rival_is_best(self) -> None:
-        found = verdict(candidates(tuned=1.1, naive=0.5), metric="mase", method="full")
-        assert (found["winner"], found["fallback"]) == ("naive", "zero_shot")
-
-    def test_one_unbeaten_rival_blocks_promotion(self) -> None:
-        found = verdict(candidates(tuned=0.9, window_mean=0.8, naive=0.85), metric="mase", method="full")
-        assert (found["promoted"], found["winner"], found["fallback"]) == (False, "window_mean", "window_mean")
-        assert "did not beat naive, window_mean, so window_mean is served" in found["reason"]
-
-    def test_without_test_windows_nothing_is_promoted(self) -> None:
-        asked = [{**c, "test": None} for c in candidates(tuned=0.1)]
-        found = verdict(asked, metric="mase", method="full")
-        assert (found["promoted"], found["fallback"], found["test_windows"]) == (False, None, 0)
 
 
 def series(*rows: np.ndarray) -> SeriesFrame:

@@ -1,0 +1,126 @@
+"""From comparisons to the gate's answer: passed or not, what is served instead, and one plain sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsfm.catalog import RIVALS
+from tsfm.gate import INCUMBENT, MIN_HORIZON_BLOCKS, ZERO_SHOT, Comparison, Gate
+
+PASSED, INSUFFICIENT, UNBEATEN = "passed", "insufficient_evidence", "not_beaten"
+
+
+def answer(
+    gate: Gate,
+    comparisons: Sequence[Comparison],
+    *,
+    winner: str,
+    test_sha256: str,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The job's `gate` object, JSON-ready.
+
+    `comparisons` hold zero-shot, every rival (once, the hardest period) and the incumbent where there is one. `winner`
+    is the candidate that validation chose to be judged; `names` are words for the sentence ("incumbent" → "ft:…@3").
+    Promotion needs every one of them beaten. `fallback` is the first that is not: incumbent, zero-shot, then the rival
+    that the candidate is furthest behind; an incumbent compared for information only stays when the rest is not beaten.
+    """
+    by_name = {c.name: c for c in comparisons}
+    bars = [c for c in comparisons if not c.for_information]
+    first = by_name.get(INCUMBENT)
+    main = first if first is not None and not first.for_information else by_name[ZERO_SHOT]
+    passed = all(c.beaten for c in bars)
+    enough = main.horizon_blocks >= MIN_HORIZON_BLOCKS and by_name[ZERO_SHOT].horizon_blocks >= MIN_HORIZON_BLOCKS
+    reason = PASSED if passed else UNBEATEN if enough else INSUFFICIENT
+    fallback = None if passed else _fallback(by_name)
+    words = {ZERO_SHOT: "zero-shot", **{rival: rival.replace("_", " ") for rival in RIVALS}, **(names or {})}
+    text = _Sentence(gate=gate, by_name=by_name, main=main, words=words)
+    return {
+        "passed": passed,
+        "winner": winner,
+        "reason": reason,
+        "sentence": text.of(reason, fallback),
+        "fallback": fallback,
+        "fallback_period": None if fallback is None else by_name[fallback].period,
+        "metric": gate.metric,
+        "min_gain": gate.min_gain,
+        "against": main.name,
+        "gain": main.gain,
+        "interval": None if main.interval is None else list(main.interval),
+        "ci95": None if main.ci95 is None else list(main.ci95),
+        "bootstrap_ci95": None if main.bootstrap_ci95 is None else list(main.bootstrap_ci95),
+        "level": gate.level,
+        "verdict_number": gate.verdict_number,
+        "test_sha256": test_sha256,
+        "windows": main.windows,
+        "origins": main.origins,
+        "horizon_blocks": main.horizon_blocks,
+        "versus": {c.name: c.to_mapping() for c in comparisons},
+    }
+
+
+def _fallback(by_name: Mapping[str, Comparison]) -> str:
+    for name in (INCUMBENT, ZERO_SHOT):
+        if name in by_name and not by_name[name].beaten:
+            return name
+    unbeaten = [by_name[name] for name in RIVALS if name in by_name and not by_name[name].beaten]
+    return min(unbeaten, key=lambda c: float("-inf") if c.gain is None else c.gain).name
+
+
+class _Sentence:
+    def __init__(
+        self, *, gate: Gate, by_name: Mapping[str, Comparison], main: Comparison, words: Mapping[str, str]
+    ) -> None:
+        self._gate, self._by_name, self._main, self._words = gate, by_name, main, words
+
+    def of(self, reason: str, fallback: str | None) -> str:
+        if fallback is None:
+            text = f"Promoted: {self._promoted()}"
+        else:
+            why = self._insufficient() if reason == INSUFFICIENT else self._unbeaten(fallback)
+            text = f"Not promoted: {why}; {self._words[fallback]} is served."
+        first = self._by_name.get(INCUMBENT)
+        if first is not None and first.for_information:
+            blocks = f"{first.horizon_blocks:g} of the {MIN_HORIZON_BLOCKS:g} horizons needed"
+            text += f" {self._words[INCUMBENT]} was compared for information only: it has not seen {blocks}."
+        if self._gate.verdict_number > 1:
+            text += (
+                f" This is verdict {self._gate.verdict_number} on the same test rows, so that the interval is one of "
+                f"{100 * self._gate.level:.4g} %."
+            )
+        return text
+
+    def _promoted(self) -> str:
+        text = f"{self._against(self._main)}, {self._evidence(self._main)}"
+        zero_shot = self._by_name[ZERO_SHOT]
+        if self._main.name != ZERO_SHOT:
+            text += f"; {self._against(zero_shot)}, {self._evidence(zero_shot)}"
+        return f"{text}; below every plain rival."
+
+    def _insufficient(self) -> str:
+        blocks = min(self._main.horizon_blocks, self._by_name[ZERO_SHOT].horizon_blocks)
+        text = f"{blocks:g} horizons of test, and {MIN_HORIZON_BLOCKS:g} are needed to tell a gain from chance"
+        return f"{text} (so far {self._against(self._main)})" if self._main.gain is not None else text
+
+    def _unbeaten(self, fallback: str) -> str:
+        found = self._by_name[fallback]
+        if found.interval is None or found.gain is None:
+            return f"{self._against(found)}"
+        if fallback in RIVALS:
+            return self._against(found)
+        bar = f"{100 * self._gate.min_gain:g} %"
+        return f"{self._against(found)}, and {self._evidence(found)} does not lie above {bar}"
+
+    def _evidence(self, found: Comparison) -> str:
+        assert found.interval is not None, "what is beaten or nearly so has an interval"
+        low, high = (100 * end for end in found.interval)
+        return f"the {100 * self._gate.level:.4g} % interval of the gain, {low:.1f} to {high:.1f} %,"
+
+    def _against(self, found: Comparison) -> str:
+        name, metric = self._words[found.name], self._gate.metric.upper()
+        if found.period is not None and found.periods:
+            name = f"{name} at period {found.period}"
+        if found.gain is None:
+            return f"{metric} is above that of {name}, which makes no error at all"
+        if found.gain == 0:
+            return f"{metric} is the same as that of {name}"
+        return f"{100 * abs(found.gain):.1f} % {'lower' if found.gain > 0 else 'higher'} {metric} than {name}"
