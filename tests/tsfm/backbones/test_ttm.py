@@ -12,7 +12,7 @@ from tests.data import data_path, golden_root
 from tsfm import catalog
 from tsfm.backbones import build
 from tsfm.backbones.base import Batch
-from tsfm.backbones.ttm import TTM
+from tsfm.backbones.ttm import TTM, Dropout
 from tsfm.errors import ConfigError
 
 SMALL = {
@@ -211,6 +211,28 @@ class TestLoss:
         assert torch.equal(model.loss(batch), model.loss(batch))
         model.train()
         assert not torch.equal(model.loss(batch), model.loss(batch))
+
+
+class TestDropout:
+    @pytest.mark.parametrize("p", [0.1, 0.4, 0.7])
+    def test_it_drops_its_share_keeps_the_mean_and_follows_the_seed(self, p: float) -> None:
+        drop, x = Dropout(p).train(), torch.ones(7, 100_001)
+        torch.manual_seed(0)
+        first = drop(x)
+        torch.manual_seed(0)
+        assert torch.equal(first, drop(x))
+        assert float((first == 0).float().mean()) == pytest.approx(p, abs=0.003)
+        assert set(first.unique().tolist()) == {0.0, float(torch.tensor(1 / (1 - p)))}
+        columns = (first == 0).float().view(-1)[: 4 * 150_000].view(-1, 4).mean(0)
+        assert columns.tolist() == pytest.approx([p] * 4, abs=0.005), "each quarter of a draw is as good as the others"
+
+    def test_gradients_pass_where_values_did_and_evaluation_leaves_them(self) -> None:
+        x = torch.randn(4, 50, requires_grad=True)
+        out = Dropout(0.5).train()(x)
+        out.sum().backward()
+        assert x.grad is not None
+        assert torch.equal(x.grad == 0, out.detach() == 0)
+        assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
 def test_the_published_files_open_under_the_catalogue_s_name(tmp_path: Path) -> None:
