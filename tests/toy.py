@@ -98,7 +98,7 @@ def spec(sha256: str) -> catalog.BackboneSpec:
         tasks=("forecast",),
         quantile_levels=LEVELS,
         handles_missing=True,
-        methods=("zero_shot", "linear_probe", "full", "scratch", "sff"),
+        methods=("zero_shot", "linear_probe", "lp_full", "full", "scratch", "lora", "adalora", "sff", "trace", "auto"),
     )
 
 

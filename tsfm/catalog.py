@@ -13,6 +13,8 @@ from tsfm.errors import UnknownName
 
 Task = Literal["forecast", "anomaly_detection", "imputation"]
 TASKS: tuple[Task, ...] = ("forecast", "anomaly_detection", "imputation")
+AUTO = "auto"
+"""The method that chooses among the others; also a hyperparameter's "take the default"."""
 RIVALS: tuple[str, ...] = ("naive", "seasonal_naive", "window_mean")
 """Plain forecasters every job is judged against; `model` names of `/forecast` too."""
 
@@ -47,6 +49,8 @@ class BackboneSpec:
     quantile_levels: tuple[float, ...]
     """Native quantiles; empty for point models."""
     handles_missing: bool
+    replaceable_head: bool = False
+    """The head is one linear over the flattened hidden state, which a small one can replace (`tsfm.heads`)."""
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]
@@ -60,13 +64,16 @@ class MethodSpec:
 
     name: str
     summary: str
-    implementation: str
-    """`module:Class` under `tsfm.methods`."""
+    implementation: str | None
+    """`module:Class` under `tsfm.methods`; None of `auto`, which trains others (`tsfm.auto`)."""
     config: type[Any]
     """Frozen dataclass in `tsfm.configs`; its fields are the method's API options."""
     trains: bool = True
     learning_rate: dict[str, float] = field(default_factory=dict)
     """Default learning rate by backbone family; "*" for the rest."""
+    auto: dict[str, tuple[Any, ...]] | None = None
+    """Options that `auto` varies, the default first, each at every multiple of the learning rate; {} varies the rate
+    alone, None keeps the method out of `auto`."""
 
 
 def backbone(name: str) -> BackboneSpec:
@@ -104,13 +111,36 @@ METHODS: dict[str, MethodSpec] = {
             summary="Only the forecasting head is trained; the rest of the backbone stays frozen.",
             implementation="linear_probe:LinearProbe",
             config=configs.LinearProbeConfig,
+            auto={},
             learning_rate={"*": 1e-3},
+        ),
+        MethodSpec(
+            name="lora",
+            summary="Low-rank adapters beside the frozen linears of the backbone; a few per cent of its parameters.",
+            implementation="lora:LoRA",
+            config=configs.LoRAConfig,
+            learning_rate={"*": 1e-3},
+        ),
+        MethodSpec(
+            name="adalora",
+            summary="Low-rank adapters whose ranks are shared out among the modules by importance while they train.",
+            implementation="adalora:AdaLoRA",
+            config=configs.AdaLoRAConfig,
+            learning_rate={"*": 3e-3},
+        ),
+        MethodSpec(
+            name="lp_full",
+            summary="First the forecasting head alone, then every parameter.",
+            implementation="lp_full:LPFull",
+            config=configs.LPFullConfig,
+            learning_rate={"*": 3e-4},
         ),
         MethodSpec(
             name="full",
             summary="Every parameter is trained, starting from the pretrained weights.",
             implementation="full:Full",
             config=configs.FullConfig,
+            auto={},
             learning_rate={"*": 3e-4},
         ),
         MethodSpec(
@@ -125,7 +155,22 @@ METHODS: dict[str, MethodSpec] = {
             summary="Smoothed full fine-tuning: full, starting from alpha*pretrained + (1-alpha)*random.",
             implementation="sff:SFF",
             config=configs.SFFConfig,
+            auto={"alpha": (0.9, 0.95, 0.7)},
             learning_rate={"*": 3e-4},
+        ),
+        MethodSpec(
+            name="trace",
+            summary="Gated low-rank adapters of which only the important ones are kept, chosen while they train.",
+            implementation="trace:Trace",
+            config=configs.TraceConfig,
+            auto={},
+            learning_rate={"*": 1e-3},
+        ),
+        MethodSpec(
+            name=AUTO,
+            summary="Tries the other methods and their few settings on short schedules, and trains the best one.",
+            implementation=None,
+            config=configs.AutoConfig,
         ),
     )
 }
@@ -151,7 +196,18 @@ BACKBONES: dict[str, BackboneSpec] = {
             tasks=("forecast",),
             quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
             handles_missing=True,
-            methods=("zero_shot", "linear_probe", "full", "scratch", "sff"),
+            methods=(
+                "zero_shot",
+                "linear_probe",
+                "lp_full",
+                "full",
+                "scratch",
+                "lora",
+                "adalora",
+                "sff",
+                "trace",
+                "auto",
+            ),
         ),
         BackboneSpec(
             name="ttm-r2",
@@ -171,7 +227,19 @@ BACKBONES: dict[str, BackboneSpec] = {
             tasks=("forecast",),
             quantile_levels=(),
             handles_missing=True,
-            methods=("zero_shot", "linear_probe", "full", "scratch", "sff", "auto"),
+            replaceable_head=True,
+            methods=(
+                "zero_shot",
+                "linear_probe",
+                "lp_full",
+                "full",
+                "scratch",
+                "lora",
+                "adalora",
+                "sff",
+                "trace",
+                "auto",
+            ),
         ),
     )
 }

@@ -5,6 +5,7 @@ random, in the proportion in which they will be masked afterwards: it is measure
 Nothing here knows a network; n modules are numbered, M draws mask k of them each.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def schedule(
     for i in range(1, rounds + 1):
         share = last if rounds == 1 else first + (last - first) * (i - 1) / (rounds - 1)
         # Not before a step has been made: with B at zero every importance is exactly zero.
-        step = min(max(1, round(share * total_steps)), total_steps)
+        step = max(1, math.ceil(share * total_steps - 1e-9))
         if masked := round(masked_at_last * i / rounds):
             found[step] = Round(step=step, num_kept=num_modules - masked)
     return tuple(found[step] for step in sorted(found))
