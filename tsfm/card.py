@@ -28,15 +28,45 @@ def render(manifest: Mapping[str, Any]) -> str:
         "",
         "## Opening it",
         "",
-        "`tsfm.tasks.forecast.Forecaster.open(directory)`; `manifest.json` holds every setting, `model.safetensors` "
-        "the whole network in float32.",
+        *_opening(manifest),
         "",
     ]
     return "\n".join(lines)
 
 
+def _opening(manifest: Mapping[str, Any]) -> list[str]:
+    if manifest["weights"]["kind"] == "full":
+        return [
+            "`tsfm.tasks.forecast.Forecaster.open(directory)`; `manifest.json` holds every setting, "
+            "`model.safetensors` the whole network in float32."
+        ]
+    name, weights = manifest["backbone"]["name"], manifest["weights"]
+    lines = [
+        f"A PEFT LoRA adapter of {weights['num_modules']} modules. It opens on the weights of {name} with the digest "
+        "above: `tsfm.tasks.forecast.Forecaster.open(directory, weights_dir=…)`, which needs no `peft`; "
+        "`manifest.json` holds every setting. With stock `peft`, on any class that has the backbone's module names:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from tsfm import catalog",
+        "from tsfm.backbones.weights import load_backbone",
+        "",
+        f'base = load_backbone(catalog.backbone("{name}"))',
+    ]
+    if weights["head"] not in ("keep", "lora"):
+        lines += [
+            "from safetensors.torch import load_file",
+            "",
+            'base.load_state_dict(load_file("head.safetensors"), strict=False)',
+        ]
+    return [*lines, 'model = PeftModel.from_pretrained(base, ".")', "```"]
+
+
 def _verdict(manifest: Mapping[str, Any]) -> list[str]:
     verdict = manifest["verdict"]
+    if "refit_of" in manifest:
+        why = f"None: the recipe of `{manifest['refit_of']}` trained once more on all history."
+        return [f"{why} Nothing was left to judge or calibrate it by."]
     if verdict is None:
         step = manifest["training"]["best_step"]
         return [f"None: a checkpoint of step {step} of a run that had not ended. Nothing was judged or calibrated."]

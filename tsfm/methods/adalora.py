@@ -122,7 +122,7 @@ class AdaLoRA(Method):
         modules = self._low_ranks()
         rank = self.config.target_rank
         files = adapter_files(modules, spec, rank=rank, alpha=rank, head=self._head(model))
-        return Export(kind="adapter", files=files, facts={"num_modules": len(modules)})
+        return Export(kind="adapter", files=files, facts={"num_modules": len(modules), "head": self.config.head})
 
     def _head(self, model: Backbone) -> dict[str, Tensor]:
         return head_tensors(model) if self.config.head == "train" else {}

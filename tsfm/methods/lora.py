@@ -33,4 +33,4 @@ class LoRA(Method):
             alpha=self.config.lora_alpha,
             head=head_tensors(model) if self.config.head == "train" else None,
         )
-        return Export(kind="adapter", files=files, facts={"num_modules": len(self.modules)})
+        return Export(kind="adapter", files=files, facts={"num_modules": len(self.modules), "head": self.config.head})
