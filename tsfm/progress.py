@@ -99,7 +99,8 @@ class Reporter:
         self._now = dataclasses.replace(
             self._now,
             step=done,
-            fraction=TRAINING_SHARE * min(1.0, done / max(total, 1)),
+            # A plan that grows on the way must not take the bar back.
+            fraction=max(self._now.fraction, TRAINING_SHARE * min(1.0, done / max(total, 1))),
             eta_seconds=eta,
             train_loss=train_loss,
         )

@@ -18,6 +18,7 @@ from tsfm import catalog, configs, methods
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import TrainConfig
 from tsfm.evaluate import score
+from tsfm.halving import schedules
 from tsfm.methods.base import Method
 from tsfm.metrics import Scales
 from tsfm.progress import Reporter
@@ -28,9 +29,6 @@ from tsfm.state import read_scalars, save_state
 from tsfm.tasks.forecast import Source
 from tsfm.train import Position, Stage, Validation, steps_per_epoch, train
 
-TRIAL_SHARE = 8
-"""A trial takes one step for every so many of the run's."""
-MIN_TRIAL_STEPS = 20
 SEARCH_BUDGET_SHARE = 0.3
 """Part of `budget_seconds` that all trials together may use."""
 _NO_PATIENCE_LIMIT = 10**9
@@ -96,14 +94,10 @@ class Search:
 
     def run(self) -> Outcome:
         rates, alphas = self._rates(), self._alphas()
-        num_trials = (len(alphas) if len(alphas) > 1 else 0) + (len(rates) if len(rates) > 1 else 0)
-        if num_trials and len(alphas) > 1 and len(rates) > 1:
-            num_trials -= 1  # the chosen alpha has already been tried at the default rate
         config = train_config(self.resolved, learning_rate=rates[0])
-        total = steps_per_epoch(len(self.train), config) * config.max_epochs
-        short = min(total, max(MIN_TRIAL_STEPS, total // TRIAL_SHARE))
-        self.reporter.plan(num_trials * short + total)
-        trial = self._search(rates, alphas, short, num_trials)
+        *short, total = schedules(self.resolved, steps_per_epoch(len(self.train), config) * config.max_epochs)
+        self.reporter.plan(sum(short) + total)
+        trial = self._search(rates, alphas, max(short, default=0), len(short))
         return self._final(trial, total)
 
     def _rates(self) -> list[float]:

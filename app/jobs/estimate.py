@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.jobs.schemas import Estimate
-from tsfm import catalog, configs
+from tsfm import catalog, halving
 from tsfm.series import freq as frequencies
 from tsfm.series import split
 
@@ -15,8 +15,8 @@ TRAIN_FLOP_PER_PARAMETER_AND_TOKEN = 6
 """Two for the forward pass, four for the backward one."""
 CPU_FLOP_PER_SECOND = 2e10
 """What one training process reaches on two ordinary cores in float32, measured with temper-tiny; GPUs are faster."""
-TRIAL_SHARE = 8
-"""A trial of a search takes one step for every so many of the run's (tsfm/search.py, which needs torch)."""
+TRAIN_EVERYTHING = ("full", "scratch", "sff")
+"""Of other methods no table knows the number of trained parameters: a measurement says it, and the run."""
 FIXED_SECONDS = 6.0
 """Start of the run's process, loading, judging and saving."""
 FLOAT_BYTES = 4
@@ -45,11 +45,9 @@ def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimat
     settings = resolved["hyperparameters"]
     windows = min(windows, int(settings["max_windows_per_epoch"]))
     rows = int(settings["batch_size"]) * int(settings["gradient_accumulation"])
-    rates = settings["learning_rate"]
-    num_trials = (len(rates) if isinstance(rates, list) else 0) + _num_alphas(resolved)
-    epochs = int(settings["max_epochs"]) * (1 + num_trials / TRIAL_SHARE)
+    steps = sum(halving.schedules(resolved, math.ceil(windows / rows) * int(settings["max_epochs"])))
     tokens = math.ceil((int(resolved["context_length"]) + int(resolved["prediction_length"])) / spec.patch_length)
-    flop = TRAIN_FLOP_PER_PARAMETER_AND_TOKEN * spec.num_parameters * tokens * windows * epochs
+    flop = TRAIN_FLOP_PER_PARAMETER_AND_TOKEN * spec.num_parameters * tokens * min(rows, windows) * steps
     activations = ACTIVATION_FLOATS_PER_PARAMETER * spec.num_parameters * int(settings["batch_size"])
     seconds = FIXED_SECONDS + flop / CPU_FLOP_PER_SECOND
     if resolved["budget_seconds"] is not None:
@@ -58,15 +56,10 @@ def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimat
         seconds=round(seconds, 1),
         memory_bytes=PROCESS_BYTES + int(FLOAT_BYTES * (COPIES * spec.num_parameters + activations)),
         windows=windows,
-        steps=math.ceil(math.ceil(windows / rows) * epochs),
-        # A head's size stands in no table; the run reports it.
-        trainable_parameters=None if method.name == "linear_probe" else spec.num_parameters,
+        steps=steps,
+        trainable_parameters=spec.num_parameters if method.name in TRAIN_EVERYTHING else None,
         basis="table",
     )
-
-
-def _num_alphas(resolved: Mapping[str, Any]) -> int:
-    return len(configs.ALPHA_SEARCH) if resolved["method_config"].get("alpha") == "search" else 0
 
 
 def _num_windows(resolved: Mapping[str, Any], reading: Mapping[str, Any], spec: catalog.BackboneSpec) -> int:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def create(name: str, config: Any) -> "Method":
     """The method `name` with its frozen config; `UnknownName` for a wrong name."""
-    module, _, cls = catalog.method(name).implementation.partition(":")
+    implementation = catalog.method(name).implementation
+    assert implementation is not None, "`auto` is resolved to a method before one is created"
+    module, _, cls = implementation.partition(":")
     method: Method = getattr(importlib.import_module(f"{__name__}.{module}"), cls)(config)
     return method
