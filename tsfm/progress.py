@@ -10,7 +10,7 @@ from typing import Any
 MIN_INTERVAL_SECONDS = 0.5
 TRAINING_SHARE = 0.9
 """Part of the bar that training fills; loading comes before it as nothing, evaluating and saving after it."""
-PHASES = ("loading", "training", "evaluating", "saving")
+PHASES = ("loading", "training", "evaluating", "saving", "refitting", "landscape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Reporter:
         """`share` is how much of what follows training is done (evaluating and saving)."""
         assert phase in PHASES, phase
         fraction = self._now.fraction
-        if phase in ("evaluating", "saving"):
+        if phase in ("evaluating", "saving", "landscape"):
             fraction = TRAINING_SHARE + (1.0 - TRAINING_SHARE) * share
         self._now = dataclasses.replace(self._now, phase=phase, fraction=fraction, eta_seconds=None)
         self._emit(message=message)

@@ -247,8 +247,14 @@ class Search:
         return Position(**scalars["position"])
 
     def run_stage(
-        self, stage: Stage, trial: Trial, on_kept: Callable[[Outcome], None] | None = None
+        self,
+        stage: Stage,
+        trial: Trial,
+        on_kept: Callable[[Outcome], None] | None = None,
+        *,
+        validate: Callable[[Backbone], Validation] | None = None,
     ) -> tuple[Position, Backbone, Method]:
+        """Trains to the stage's end; `validate` in place of the errors on the validation block."""
         method = methods.create(trial.method, catalog.method(trial.method).config(**trial.method_config))
         model = method.prepare(self.fresh()).to(self.device)
         method.bind(
@@ -258,7 +264,7 @@ class Search:
         )
         source = self.source(model)
 
-        def validate(_: Backbone) -> Validation:
+        def read(_: Backbone) -> Validation:
             metrics = score(source, self.validation, self.scales, should_stop=self.should_stop)
             return Validation(error=metrics.get(self.metric), metrics=metrics)
 
@@ -270,7 +276,7 @@ class Search:
             model,
             method,
             self.train,
-            validate,
+            validate or read,
             stage=stage,
             device=self.device,
             reporter=self.reporter,

@@ -64,6 +64,8 @@ class Stage:
     identity: str
     """Digest of everything the numbers depend on; a state of another identity is not continued."""
     budget_seconds: float | None = None
+    last_step: int | None = None
+    """Where it ends although the schedule is longer (a refit); None = with the schedule."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,7 +176,7 @@ class _Run:
         on_kept: Callable[[Position], None],
     ) -> None:
         """Evaluate when due, else step, until the schedule, patience or the budget ends."""
-        at, total = self.at, self.stage.total_steps
+        at, total = self.at, self.stage.last_step or self.stage.total_steps
         while at.stopped is None:
             self._tick()
             if reason := should_stop():
