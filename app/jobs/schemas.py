@@ -18,8 +18,12 @@ class Budget(RequestModel):
 class GateSpec(RequestModel):
     """How the verdict is reached. `null` in its place gives up the test block: nothing is judged."""
 
-    metric: Literal["mase"] = "mase"
-    min_gain: float = Field(default=0.0, ge=0.0, le=0.0, description="0 until the full gate is there.")
+    metric: Literal["mase", "rmsse", "mae", "mse"] | None = Field(
+        default=None, description="Null: MASE, or RMSSE where more than half of the values are zero."
+    )
+    min_gain: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="Share of error that the interval of the gain must clear."
+    )
 
 
 class JobCreate(RequestModel):
@@ -37,7 +41,9 @@ class JobCreate(RequestModel):
     seed: int = Field(default=0, ge=0)
     suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     register_as: Name | None = Field(default=None, description="Add a version to this fine-tuned model.")
-    refit: Literal[False] = Field(default=False, description="Not offered yet.")
+    refit: bool = Field(
+        default=False, description="Also train the winning recipe on all history: a second version, not judged."
+    )
     metadata: dict[
         Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]
     ] = Field(default_factory=dict, max_length=MAX_METADATA_PAIRS)
@@ -116,6 +122,8 @@ class JobObject(ResponseModel):
     suffix: str | None
     register_as: str | None
     refit: bool
+    refit_version: int | None
+    """The version trained on all history, where that was asked; nobody judged it and no alias points there by itself."""
     metadata: dict[str, Any]
     estimate: Estimate | None
     progress: Progress | None
@@ -132,6 +140,7 @@ class JobObject(ResponseModel):
     manifest: dict[str, Any] | None
     trained_tokens: int | None
     result_files: list[str]
+    """Ids for `/v1/files/{id}/content`: step metrics, plots; gone with the model."""
     integrations: list[Any] | None
     error: JobError | None
 

@@ -95,6 +95,9 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
             "budget_seconds": spec.budget.seconds if spec.budget else None,
             "seed": spec.seed,
             "with_test": spec.gate is not None,
+            "refit": spec.refit,
+            "metric": spec.gate.metric if spec.gate else None,
+            "min_gain": spec.gate.min_gain if spec.gate else 0.0,
         }
     )
     find_weights(catalog.backbone(request.backbone), weights_dir=services.settings.weights_path)

@@ -196,7 +196,7 @@ class TestJson:
             ({"training_file": "file-none", "prediction_length": 12, "colour": 1}, 422, "unknown_field"),
             ({"training_file": "file-none", "prediction_length": "12"}, 422, "invalid_request"),
             (
-                {"training_file": "file-none", "prediction_length": 12, "gate": {"min_gain": 0.5}},
+                {"training_file": "file-none", "prediction_length": 12, "gate": {"min_gain": 1.5}},
                 422,
                 "invalid_request",
             ),
