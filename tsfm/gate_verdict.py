@@ -90,11 +90,9 @@ class _Sentence:
         return text
 
     def _promoted(self) -> str:
-        text = f"{self._against(self._main)}, {self._evidence(self._main)}"
-        zero_shot = self._by_name[ZERO_SHOT]
-        if self._main.name != ZERO_SHOT:
-            text += f"; {self._against(zero_shot)}, {self._evidence(zero_shot)}"
-        return f"{text}; below every plain rival."
+        bars = [self._main] if self._main.name == ZERO_SHOT else [self._main, self._by_name[ZERO_SHOT]]
+        beaten = " and ".join(f"{self._against(bar)} ({self._evidence(bar)})" for bar in bars)
+        return f"{beaten}, and lower than every plain rival."
 
     def _insufficient(self) -> str:
         blocks = min(self._main.horizon_blocks, self._by_name[ZERO_SHOT].horizon_blocks)
@@ -103,17 +101,14 @@ class _Sentence:
 
     def _unbeaten(self, fallback: str) -> str:
         found = self._by_name[fallback]
-        if found.interval is None or found.gain is None:
-            return f"{self._against(found)}"
-        if fallback in RIVALS:
+        if found.interval is None or fallback in RIVALS:
             return self._against(found)
-        bar = f"{100 * self._gate.min_gain:g} %"
-        return f"{self._against(found)}, and {self._evidence(found)} does not lie above {bar}"
+        return f"{self._against(found)} ({self._evidence(found)}, not above {100 * self._gate.min_gain:g} %)"
 
     def _evidence(self, found: Comparison) -> str:
         assert found.interval is not None, "what is beaten or nearly so has an interval"
         low, high = (100 * end for end in found.interval)
-        return f"the {100 * self._gate.level:.4g} % interval of the gain, {low:.1f} to {high:.1f} %,"
+        return f"{100 * self._gate.level:.4g} % interval of the gain {low:.1f} to {high:.1f} %"
 
     def _against(self, found: Comparison) -> str:
         name, metric = self._words[found.name], self._gate.metric.upper()
