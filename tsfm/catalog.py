@@ -119,6 +119,7 @@ METHODS: dict[str, MethodSpec] = {
             summary="Low-rank adapters beside the frozen linears of the backbone; a few per cent of its parameters.",
             implementation="lora:LoRA",
             config=configs.LoRAConfig,
+            auto={},
             learning_rate={"*": 1e-3},
         ),
         MethodSpec(
