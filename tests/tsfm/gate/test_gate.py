@@ -5,43 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tsfm.gate.windows import HORIZON, errors, noisy
 from tsfm import gate_verdict
 from tsfm.gate import Comparison, Gate, Reference, hardest, origin_clock, rows_sha256
-from tsfm.metrics import Scales, WindowErrors
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 from tsfm.series.windows import cut
-
-HORIZON = 6
-
-
-def scales(num_series: int = 1) -> Scales:
-    one = np.ones(num_series)
-    return Scales(mase=one, rmsse=one, season=1, num_fallbacks={})
-
-
-def errors(values: np.ndarray, *, series: np.ndarray | None = None, count: np.ndarray | None = None) -> WindowErrors:
-    """Windows whose mean scaled error is `values` [W]."""
-    values = np.asarray(values, dtype=np.float64)
-    series = np.zeros(len(values), dtype=np.int64) if series is None else series
-    count = np.full(len(values), HORIZON) if count is None else count
-    zeros = np.zeros(len(values))
-    return WindowErrors(
-        scales=scales(int(series.max(initial=0)) + 1),
-        levels=(),
-        series=series,
-        absolute=values * count,
-        squared=values**2 * count,
-        count=count,
-        pinball=zeros,
-        target=zeros,
-        covered=zeros.astype(np.int64),
-    )
-
-
-def noisy(mean: float, n: int = 120, *, seed: int = 0) -> np.ndarray:
-    noise = np.random.default_rng(seed).normal(scale=0.1, size=n + HORIZON - 1)
-    return mean + np.convolve(noise, np.ones(HORIZON) / HORIZON, mode="valid")
 
 
 def gate(n: int = 120, **settings: Any) -> Gate:
