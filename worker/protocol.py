@@ -4,7 +4,7 @@ stdin    first line: `Assignment` as JSON; then orders (`Order`) and answers (`v
          its end means that the supervisor is gone
 stdout   {"type": "progress", …}, {"type": "alive"}, {"type": "checkpoint", "metrics", "digest", "files" or null},
          {"type": "judging", "test_sha256"} (a question), any number of times, then one of
-         {"type": "result", "result": {…}, "files": {path: sha256}}
+         {"type": "result", "result": {…}, "files": {path: sha256}, "result_files": […], "refit": {…} or null}
          {"type": "stopped"}                                            an order was obeyed
          {"type": "error", "code", "message", "param", "details", "retry"}
 """

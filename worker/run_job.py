@@ -12,16 +12,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from app.errors import ApiError, StorageUnavailable
+from app.files.results import store_results
+from app.registry.artifacts import LocalArtifacts
 from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
 from tsfm.artifact import files_of
-from tsfm.errors import Cancelled, TemperError
-from worker.asking import Answers
+from tsfm.errors import ArtifactError, Cancelled, TemperError
+from worker.asking import Answers, PriorVerdicts
 from worker.attach import die_with_parent
 from worker.protocol import Assignment, message
 from worker.runs import RunFolder, RunFolderBusy, run_folder
@@ -131,6 +133,7 @@ def _run(
 ) -> dict[str, Any]:
     # Here and not at the top: torch takes a second or two to import, and the watch on stdin must stand before.
     from tsfm import finetune
+    from tsfm.incumbent import Incumbent
     from tsfm.progress import Checkpoint, Checkpoints, Progress
     from tsfm.request import FinetuneRequest
     from tsfm.series.load import load_frame
@@ -141,6 +144,11 @@ def _run(
     keeper.pull()
     parquet = folder.work / "series.parquet"
     store.get_to(series_key(assignment.file_id), parquet)
+    incumbent = None
+    if (standing := assignment.incumbent) is not None:
+        place = _fetch_artifact(store, folder.work / "incumbent", standing["digest"], standing["files"])
+        known = {name: standing[name] for name in ("name", "version", "digest")}
+        incumbent = Incumbent(folder=place, **known)
 
     said_at = time.monotonic()
 
@@ -178,12 +186,30 @@ def _run(
             report=report,
             should_stop=should_stop,
             checkpoints=Checkpoints(every_seconds=settings.checkpoint_seconds, take=take),
+            incumbent=incumbent,
+            prior_verdicts=PriorVerdicts(speak, orders.answers, should_stop),
         )
     except Cancelled:
         keeper.push(now=True)
         raise
-    kept = {name: value for name, value in result.to_mapping().items() if name != "out_dir"}
-    return {"result": kept, "files": _store(store, result.out_dir)}
+    again = result.refit
+    return {
+        "result": result.to_mapping(),
+        "files": _store(store, result.out_dir),
+        "result_files": [one.to_mapping() for one in store_results(store, assignment.job_id, result.result_files)],
+        "refit": None
+        if again is None
+        else {"digest": again.digest, "manifest": again.manifest, "files": _store(store, again.out_dir)},
+    }
+
+
+def _fetch_artifact(store: Store, folder: Path, digest: str, files: Mapping[str, str]) -> Path:
+    """A stored artifact, verified. One that is damaged fails the job: what served before cannot be beaten unseen."""
+    try:
+        return LocalArtifacts(store, folder, budget_bytes=0).fetch(digest, files)
+    except ApiError as error:
+        text = f"The version in production cannot be compared with: {error.message}"
+        raise ArtifactError(text, code=error.code, param="register_as") from error
 
 
 def _store(store: Store, directory: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.db import session_scope
+from app.files.results import add_results
 from app.jobs import leases
 from app.jobs.states import TERMINAL, JobStatus
 from app.queue import RUN_JOB, enqueue
@@ -118,12 +119,22 @@ def _register(session: Session, worker: Worker, claimed: Claimed, outcome: Finis
         result=outcome.result,
         files=outcome.files,
         incumbent=None if incumbent is None else incumbent["version"],
+        refit=outcome.refit,
     )
+    result_files = add_results(session, tenant_id=claimed.tenant_id, results=outcome.result_files)
+    again = None
+    if outcome.refit is not None:
+        again = {"version": registered.refit_version, "digest": outcome.refit.digest}
     return leases.succeed(
         session,
         claimed.job_id,
         owner=claimed.owner,
-        result=outcome.result,
+        result={
+            **outcome.result,
+            "verdict": {**outcome.result["verdict"], "promoted": registered.promoted},
+            "result_files": result_files,
+            "refit": again,
+        },
         name=registered.name,
         version=registered.version,
         message=_verdict(outcome, registered),
@@ -132,6 +143,8 @@ def _register(session: Session, worker: Worker, claimed: Claimed, outcome: Finis
 
 def _verdict(outcome: Finished, registered: Registered) -> str:
     sentences = [f"Job succeeded: {registered.name} version {registered.version}.", outcome.result["verdict"]["reason"]]
+    if registered.refit_version is not None:
+        sentences.append(f"Trained on all history as version {registered.refit_version}, which nobody judged.")
     if registered.note:
         sentences.append(registered.note)
     return " ".join(sentences)

@@ -23,11 +23,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.db import session_scope
+from app.files.results import ResultFile
 from app.jobs import leases
 from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.leases import Event, Flags
 from app.queue import Queue
-from app.registry.register import incumbent_of
+from app.registry.register import Refit, incumbent_of
 from app.registry.verdicts import verdict_number
 from app.settings import Settings
 from app.storage import Store
@@ -63,6 +64,8 @@ class Worker:
 class Finished:
     result: dict[str, Any]
     files: dict[str, str]
+    result_files: list[ResultFile]
+    refit: Refit | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +253,13 @@ class Watch:
         """What the last line means; no line means that the run was killed or crashed."""
         match final:
             case {"type": "result", "result": dict(result), "files": dict(files)}:
-                return Finished(result=result, files=files)
+                refit = final["refit"]
+                return Finished(
+                    result=result,
+                    files=files,
+                    result_files=[ResultFile(**one) for one in final["result_files"]],
+                    refit=None if refit is None else Refit(**refit),
+                )
             case {"type": "error", "retry": False, "code": str(code), "message": str(text)}:
                 return Failed(code=code, message=text, param=final.get("param"), details=final.get("details"))
             case {"type": "error", "message": str(reason)} if self.order is None:

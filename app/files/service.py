@@ -92,10 +92,11 @@ def _discard(engine: Engine, store: Store, file_id: str) -> None:
     with session_scope(engine, read_only=True) as session:
         if repository.exists(session, file_id):
             return
-    _remove_objects(store, file_id)
+    remove_objects(store, file_id)
 
 
-def _remove_objects(store: Store, file_id: str) -> None:
+def remove_objects(store: Store, file_id: str) -> None:
+    """Idempotent. Of a file that no row names any more."""
     for key in (file_key(file_id), series_key(file_id)):
         store.delete(key)
 
@@ -152,7 +153,7 @@ def _discard_deleted(engine: Engine, store: Store, file_id: str) -> None:
     with session_scope(engine, read_only=True) as session:
         row = session.get(File, file_id)
     if row is None or row.deleted_at is not None:
-        _remove_objects(store, file_id)
+        remove_objects(store, file_id)
 
 
 def get_file(session: Session, tenant_id: str, file_id: str, *, lock: bool = False) -> File:
@@ -168,6 +169,8 @@ def require_processed(row: File, *, param: str = "training_file") -> dict[str, A
     if row.status == UPLOADED:
         message = f"The file {row.id} is still being read; ask again when its status is `processed`."
         raise Conflict("file_processing", message, param=param, retry_after=2)
+    if row.status == PROCESSED and row.reading is None:
+        raise no_series(row, param=param)
     if row.reading is None:
         failure = row.error or {}
         raise DataError(
@@ -177,6 +180,11 @@ def require_processed(row: File, *, param: str = "training_file") -> dict[str, A
             details=failure.get("details"),
         )
     return row.reading
+
+
+def no_series(row: File, *, param: str) -> DataError:
+    """A job's result is not something to train on or to continue."""
+    return DataError(f"{row.id} ({row.purpose}) is a job's result and holds no series.", code="no_series", param=param)
 
 
 def list_files(
@@ -231,13 +239,13 @@ def remove_orphans(*, engine: Engine, store: Store) -> int:
     with session_scope(engine, read_only=True) as session:
         orphans = sorted(file_id for file_id in found if not repository.is_kept(session, file_id))
     for file_id in orphans:
-        _remove_objects(store, file_id)
+        remove_objects(store, file_id)
     return len(orphans)
 
 
 def _mark_deleted(session: Session, store: Store, row: File, at: datetime) -> None:
     row.deleted_at = at
-    after_commit(session, partial(_remove_objects, store, row.id))
+    after_commit(session, partial(remove_objects, store, row.id))
 
 
 def show(row: File) -> FileObject:

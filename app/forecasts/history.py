@@ -13,6 +13,8 @@ from sqlalchemy import Engine
 
 from app.db import session_scope
 from app.errors import ApiError, Conflict, NotFound
+from app.files.repository import PROCESSED
+from app.files.service import no_series
 from app.forecasts.parse import BodyHistory, check_num_series
 from app.registry.repository import Registry
 from app.settings import Settings
@@ -68,6 +70,8 @@ class HistoryReader:
             )
         if file is None:
             raise NotFound("file", file_id, param="file")
+        if file.reading is None and file.status == PROCESSED:
+            raise no_series(file, param="file")
         if file.reading is None:
             raise Conflict(
                 "file_not_ready", f"{file_id} is {file.status}: forecast once it is processed.", param="file"

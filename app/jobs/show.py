@@ -50,7 +50,7 @@ def show(job: Job) -> JobObject:
         verdict=result.get("verdict"),
         gate=result.get("gate"),
         calibration=result.get("calibration"),
-        landscape=None,
+        landscape=result.get("landscape"),
         data_report=result.get("data_report"),
         timing=result.get("timing"),
         num_trainable_parameters=result.get("num_trainable_parameters"),

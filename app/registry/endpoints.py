@@ -3,6 +3,7 @@
 Names contain colons and may contain slashes, so they are path parameters; longer paths are declared first.
 """
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -12,6 +13,7 @@ from app.auth.dependencies import require
 from app.auth.keys import Principal
 from app.db import ReadSessionDep, SessionDep, after_commit, session_scope
 from app.errors import responses
+from app.files.service import remove_objects
 from app.paging import MAX_LIMIT, Page, PageDep, PageQuery
 from app.registry import aliases, service, views
 from app.registry.download import zip_stream
@@ -111,7 +113,9 @@ def delete_model(
     name: NameDep, principal: ModelsDep, session: SessionDep, services: ServicesDep, registry: RegistryDep
 ) -> Deleted:
     aliases.refuse_catalogue_name(name)
-    service.delete_model(session, tenant_id=principal.tenant_id, name=name)
+    file_ids = service.delete_model(session, tenant_id=principal.tenant_id, name=name)
     after_commit(session, lambda: registry.directory.forget(principal.tenant_id))
     after_commit(session, lambda: service.free_deleted_blobs(services.engine, services.store))
+    for file_id in file_ids:
+        after_commit(session, partial(remove_objects, services.store, file_id))
     return Deleted(id=name, object="model", deleted=True)

@@ -112,6 +112,7 @@ def register_version(
     if verdict["promoted"]:
         standing = promote(registry, model, version, expected=incumbent)
         promoted = standing is None
+        version.verdict = {**verdict, "promoted": promoted}
         if standing is not None:
             note = _overtaken(model, version, judged_against=incumbent, standing=standing)
     return Registered(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db import session_scope
 from app.errors import NotFound
+from app.files.results import drop_results
 from app.ids import utc_now
 from app.jobs.checkpoints import drop_checkpoints
 from app.registry.aliases import existing
@@ -20,15 +21,18 @@ from app.storage import Store, blob_key
 from app.tables import Model, ModelVersion
 
 
-def delete_model(session: Session, *, tenant_id: str, name: str) -> None:
-    """Takes the model, all its versions and their checkpoints away.
+def delete_model(session: Session, *, tenant_id: str, name: str) -> list[str]:
+    """Takes the model, all its versions, their checkpoints and result files away; answers the ids of those files,
+    whose objects may go after the commit.
 
     The rows stay (a job's verdict must remain explainable, and its one registration used up); the name is never reused.
     """
     registry = Registry(session=session, tenant_id=tenant_id)
     model = existing(registry, name, lock=True)
     model.deleted_at = utc_now()
-    drop_checkpoints(session, [version.job_id for version in registry.versions([model.id])])
+    job_ids = [version.job_id for version in registry.versions([model.id])]
+    drop_checkpoints(session, job_ids)
+    return drop_results(session, job_ids)
 
 
 def free_deleted_blobs(engine: Engine, store: Store) -> None:

@@ -28,6 +28,7 @@ from app.db import make_engine, session_scope
 from app.files import service as files_service
 from app.files import upload as files_upload
 from app.files.fields import FileSpec
+from app.files.results import PURPOSE
 from app.files.upload import Upload
 from app.ids import JOB, new_id
 from app.jobs.repository import Jobs
@@ -242,22 +243,28 @@ class Deployment:
         wait_until(lambda: not self.pids("tsfm.series.parse"), "the readers are gone")
         with session_scope(self.engine, read_only=True) as session:
             jobs = list(session.scalars(select(Job)))
-            files = list(session.scalars(select(File.id).where(File.deleted_at.is_(None))))
+            files = list(session.scalars(select(File).where(File.deleted_at.is_(None))))
             versions = list(session.scalars(select(ModelVersion)))
             starts = dict(session.execute(_num_events("running")).all())
             successes = dict(session.execute(_num_events("succeeded")).all())
         parked = {*TERMINAL, JobStatus.PAUSED}
         assert [job.id for job in jobs if job.status not in parked] == [], "a job never ended"
         succeeded = [job.id for job in jobs if job.status == "succeeded"]
-        assert sorted(version.job_id for version in versions) == sorted(succeeded), "one version per success"
+        judged = [version.job_id for version in versions if not version.refit]
+        refits = [version.job_id for version in versions if version.refit]
+        assert sorted(judged) == sorted(succeeded), "one version per success"
+        assert len(refits) == len(set(refits)), "at most one refit"
+        assert set(refits) <= set(judged), "a refit lies beside a judged version"
         assert successes == dict.fromkeys(succeeded, 1)
         for job in jobs:
             assert starts.get(job.id, 0) >= (job.status == "succeeded")
         self.sweep()
         named = {blob_key(sha256) for version in versions for sha256 in version.files.values()}
         assert set(self.store.list("blobs/")) == named, "each blob belongs to a version, and is there"
-        whole = {key for file_id in files for key in (file_key(file_id), series_key(file_id))}
+        whole = {file_key(file.id) for file in files} | {series_key(file.id) for file in files if file.reading}
         assert set(self.store.list("files/")) == whole, "each object belongs to a file, and is there"
+        results = [file_id for job in jobs for file_id in (job.result or {}).get("result_files", ())]
+        assert sorted(results) == sorted(file.id for file in files if file.purpose == PURPOSE), "each once"
         paused = {job.id for job in jobs if job.status == "paused"}
         folders = {path.parent.name for path in (self.settings.home / "runs").glob("*/state")}
         assert folders <= paused, "what is kept of a run belongs to a job that may go on"

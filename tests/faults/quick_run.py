@@ -9,6 +9,7 @@ replaced. What it does is written in `HOME/script/JOB_ID` (or `HOME/script/defau
     sleep        no sign of life after the first step
     disk         the disk is full after the first step
     hold         before the end, waits until the script is gone
+    refit        leaves a second artifact
     flaky N      storage refuses the next N puts
 """
 
@@ -52,6 +53,8 @@ def finetune(
     report: Callable[[Progress], None],
     should_stop: Callable[[], str | None],
     checkpoints: object,
+    incumbent: object,
+    prior_verdicts: object,
 ) -> SimpleNamespace:
     """Counts steps, keeps the count, and writes an artifact that is the job's own and the same at each attempt."""
     job_id, home = state_dir.parent.name, state_dir.parents[2]
@@ -76,7 +79,21 @@ def finetune(
     digest = write_artifact(out_dir, weights, {"job": job_id}, f"# {job_id}\n")
     verdict = {"promoted": False, "fallback": "zero_shot", "reason": "A stand-in never wins."}
     found = {"digest": digest, "manifest": {"job": job_id}, "verdict": verdict}
-    return SimpleNamespace(out_dir=out_dir, to_mapping=lambda: found)
+    metrics = out_dir.with_name("step_metrics.csv")
+    metrics.write_text(f"step,train_loss,valid_loss\n{total},1.0,1.0\n")
+    return SimpleNamespace(
+        out_dir=out_dir,
+        result_files={"step_metrics.csv": metrics},
+        refit=refit(job_id, out_dir.with_name("refit")) if "refit" in script else None,
+        to_mapping=lambda: found,
+    )
+
+
+def refit(job_id: str, out_dir: Path) -> SimpleNamespace:
+    weights = {"model.safetensors": f"weights of {job_id} on all history".encode() * 1000}
+    manifest = {"job": job_id, "refit": True}
+    digest = write_artifact(out_dir, weights, manifest, f"# {job_id} on all history\n")
+    return SimpleNamespace(out_dir=out_dir, digest=digest, manifest=manifest)
 
 
 def misbehave(script: dict[str, str]) -> None:

@@ -7,26 +7,32 @@ from pathlib import Path
 from tests.faults.deployment import Deployment, kill, wait_until
 
 
-def stored(deployment: Deployment, before: set[str]) -> bool:
-    """Whether all three files of an artifact have come."""
-    return len(set(deployment.store.list("blobs/")) - before) == 3
+def stored(deployment: Deployment, before: set[str], *, artifacts: int = 1) -> bool:
+    """Whether all three files of each artifact have come."""
+    return len(set(deployment.store.list("blobs/")) - before) == 3 * artifacts
 
 
 def test_the_worker_dies_with_the_result_in_its_hands(deployment: Deployment) -> None:
+    """Two artifacts: the judged one and its refit are registered together, once, and the result file with them."""
     before = set(deployment.store.list("blobs/"))
-    job = deployment.submit("steps 1", "hold")
+    job = deployment.submit("steps 1", "hold", "refit")
     with deployment.worker() as worker:
         deployment.wait_for_step(job)
         with deployment.frozen_writes():
-            deployment.script(job, "steps 1")
+            deployment.script(job, "steps 1", "refit")
             (deployment.settings.home / "script" / job).unlink()  # the run may end; its supervisor cannot write
-            wait_until(lambda: stored(deployment, before), "the blobs are stored")
+            wait_until(lambda: stored(deployment, before, artifacts=2), "the blobs are stored")
             kill(worker)
             wait_until(lambda: not deployment.pids(), "worker and run are gone")
     assert deployment.job(job).status == "running"
+    deployment.script(job, "steps 1", "refit")
     with deployment.worker():
         deployment.succeeds(job)
-    assert deployment.job(job).attempt == 2
+    ended = deployment.job(job)
+    assert ended.attempt == 2
+    assert ended.result is not None
+    assert ended.result["refit"]["version"] == 2
+    assert len(ended.result["result_files"]) == 1
 
 
 def test_the_pool_process_alone_dies_there(deployment: Deployment) -> None:

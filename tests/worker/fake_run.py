@@ -1,6 +1,6 @@
 """A stand-in for `worker.run_job` that speaks the same lines without torch; the job's request says how it behaves.
 
-`{"behaviour": "succeed" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print"}`
+`{"behaviour": "succeed" | "judge" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print"}`
 """
 
 import os
@@ -13,10 +13,12 @@ from typing import Any
 from worker.protocol import Assignment, message
 
 ordered = threading.Event()
+heard: list[str] = []
 
 
 def listen() -> None:
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        heard.append(line.strip())
         ordered.set()
     os._exit(70)
 
@@ -40,7 +42,8 @@ def wait_for_order() -> None:
 
 def result(digest: str = "sha256:" + "a" * 64) -> None:
     verdict = {"promoted": False, "fallback": "zero_shot", "reason": "Zero-shot was not beaten."}
-    say("result", result={"digest": digest, "manifest": {}, "verdict": verdict}, files={"model.safetensors": "b" * 64})
+    found = {"digest": digest, "manifest": {}, "verdict": verdict}
+    say("result", result=found, files={"model.safetensors": "b" * 64}, result_files=[], refit=None)
 
 
 def main() -> None:
@@ -50,6 +53,11 @@ def main() -> None:
         case "succeed":
             progress(1, message="Training began.", metrics={"mase": 0.5, "step": 1}, validation_loss=0.5)
             time.sleep(0.2)
+            result()
+        case "judge":
+            say("judging", test_sha256="sha256:rows")
+            ordered.wait(20)
+            progress(1, message=f"Heard {heard}.")
             result()
         case "obey":
             wait_for_order()

@@ -80,6 +80,14 @@ def test_the_same_message_again_is_a_no_op(worker: Worker, make_job: MakeJob) ->
     assert num_versions(worker.engine) == 1
 
 
+def test_a_run_that_judges_is_told_which_verdict_on_these_rows_it_gives(worker: Worker, make_job: MakeJob) -> None:
+    for number in (1, 2):
+        job_id = make_job("judge")
+        assert run_job(worker, job_id) is JobStatus.SUCCEEDED
+        messages = [event.message for event in events_of(worker.engine, job_id)]
+        assert f"Heard ['verdict_number {number}']." in messages
+
+
 def test_two_deliveries_at_once_start_one_run(worker: Worker, make_job: MakeJob) -> None:
     job_id = make_job("obey")
     first = Running(worker, job_id)
