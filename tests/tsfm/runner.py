@@ -1,4 +1,4 @@
-"""Runs that are killed, each in a process of its own: `python -m tests.tsfm.runner DIR BACKBONE KILLS`.
+"""Runs that are killed, each in a process of its own: `python -m tests.tsfm.runner DIR BACKBONE METHOD KILLS`.
 
 "toy" is the tests' MLP; "small" is the architecture of temper-tiny with one layer, random weights and dropout. KILLS
 are shares of the unbroken run's length, e.g. "0.1,0.4,0.2": one run is killed (-9) after each, then the last is left
@@ -20,7 +20,7 @@ import torch._dynamo  # every optimizer imports it: once here instead of once pe
 from safetensors.torch import save
 
 from tests import toy
-from tsfm import catalog, finetune, search
+from tsfm import catalog, finetune, methods, search
 from tsfm.backbones import build
 from tsfm.backbones.weights import tensors_of
 from tsfm.configs import TrainConfig
@@ -56,7 +56,7 @@ def register_small(weights_dir: Path) -> None:
     )
 
 
-def run(folder: Path, backbone: str, out: int) -> None:
+def run(folder: Path, backbone: str, method: str, out: int) -> None:
     """One run; writes a byte to `out` at every step and evaluated batch, then the artifact's digest."""
     torch.set_num_threads(1)
     toy.register(folder / "weights")
@@ -75,7 +75,7 @@ def run(folder: Path, backbone: str, out: int) -> None:
 
     asked = {
         "backbone": backbone,
-        "method": "sff",
+        "method": method,
         "prediction_length": 6,
         "hyperparameters": {"learning_rate": [1e-3, 3e-3], "max_epochs": 2, "batch_size": 16, "patience": 100},
         "seed": 5,
@@ -92,14 +92,14 @@ def run(folder: Path, backbone: str, out: int) -> None:
     os.write(out, result.digest.encode())
 
 
-def watch(folder: Path, backbone: str, *, kill_after: int | None = None) -> tuple[int, str]:
+def watch(folder: Path, backbone: str, method: str, *, kill_after: int | None = None) -> tuple[int, str]:
     """(ticks, digest) of a run in a child process; killed with -9 at tick `kill_after`, and then without a digest."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            run(folder, backbone, writing)
+            run(folder, backbone, method, writing)
             os._exit(0)
         finally:
             os._exit(1)  # never return into the parent's code
@@ -118,15 +118,16 @@ def watch(folder: Path, backbone: str, *, kill_after: int | None = None) -> tupl
     return ticks, said[ticks:].decode()
 
 
-def main(folder: Path, backbone: str, kills: list[float]) -> dict[str, Any]:
-    ticks, expected = watch(folder / "unbroken", backbone)
+def main(folder: Path, backbone: str, method: str, kills: list[float]) -> dict[str, Any]:
+    methods.create(method, catalog.method(method).config())  # loads peft where the method needs it
+    ticks, expected = watch(folder / "unbroken", backbone, method)
     killed = [max(2, int(share * ticks)) for share in kills]
     for kill_after in killed:
-        watch(folder / "broken", backbone, kill_after=kill_after)
-    left, found = watch(folder / "broken", backbone)
+        watch(folder / "broken", backbone, method, kill_after=kill_after)
+    left, found = watch(folder / "broken", backbone, method)
     return {"ticks": ticks, "expected": expected, "killed": killed, "left": left, "found": found}
 
 
 if __name__ == "__main__":
-    answer = main(Path(sys.argv[1]), sys.argv[2], [float(share) for share in sys.argv[3].split(",")])
+    answer = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], [float(share) for share in sys.argv[4].split(",")])
     sys.stdout.write(json.dumps(answer))
