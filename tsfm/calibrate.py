@@ -4,14 +4,15 @@ Nothing is chosen here: the calibration block sets the offsets, the test block i
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsfm.calibration import Calibration, fitted, scores_of
+from tsfm.calibration import TUNED, Calibration, fitted, scores_of
 from tsfm.errors import Cancelled
+from tsfm.evaluate import Asked, never_stop
 from tsfm.metrics import Floats, Scales
 from tsfm.series.windows import WindowBatch, Windows
 from tsfm.tasks.forecast import BATCH_SIZE, Answer, Source
@@ -24,62 +25,42 @@ MAX_MEASURED_WINDOWS = 1_000
 """Windows of the test block whose coverage is measured, evenly spaced."""
 
 
-def never_stop() -> str | None:
-    """A `should_stop` that lets everything run."""
-    return None
+def fit_all(
+    asked: Mapping[str, Asked], windows: Windows, *, should_stop: Callable[[], str | None] = never_stop
+) -> dict[str, Calibration]:
+    """Every source by its own scores on the calibration windows; without those that have none."""
+    found = {
+        name: fit(one.source, replace(windows, context_length=one.context_length), should_stop=should_stop)
+        for name, one in asked.items()
+    }
+    return {name: made for name, made in found.items() if made is not None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A source with the history it is shown when it serves."""
-
-    source: Source
-    context_length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
-    """Every source's calibration, and the facts for the manifest and the job; both empty where nothing was scored."""
-
-    calibrations: dict[str, Calibration]
-    facts: dict[str, Any] | None
-    """Those of the first source, and `sources` with the others'."""
-
-
-def calibrate(
+def report(
+    calibrations: Mapping[str, Calibration],
     asked: Mapping[str, Asked],
-    calibration: Windows,
+    windows: Windows,
     test: Windows | None,
     scales: Scales,
     *,
     should_stop: Callable[[], str | None] = never_stop,
-) -> Calibrated:
-    """Fits every source on the calibration windows and measures it on test; `Cancelled` within one batch of a stop."""
-    calibrations: dict[str, Calibration] = {}
+) -> dict[str, Any] | None:
+    """The job's `calibration`: the tuned weights' facts, and under `sources` everybody else's. None: nothing to say.
+
+    `windows` are those that were fitted on. Coverage, width and pinball are measured on test, and None without one.
+    """
     facts: dict[str, dict[str, Any]] = {}
-    for name, one in asked.items():
-        shown = replace(calibration, context_length=one.context_length)
-        made = fit(one.source, shown, should_stop=should_stop)
-        if made is None:
-            continue
-        calibrations[name] = made
+    for name, made in calibrations.items():
         facts[name] = {"method": made.method, "num_scores": made.num_scores, "resolution": made.resolution}
         measured: dict[str, Any] = {"coverage": None, "width": None, "pinball": None}
         if test is not None and len(test):
-            judged = replace(test, context_length=one.context_length)
-            measured = measure(one.source, judged, made, scales, should_stop=should_stop)
+            judged = replace(test, context_length=asked[name].context_length)
+            measured = measure(asked[name].source, judged, made, scales, should_stop=should_stop)
         facts[name] |= measured
-    if not facts:
-        return Calibrated(calibrations={}, facts=None)
-    first, *others = facts
-    whole = {
-        **facts[first],
-        "source": first,
-        "num_windows": len(calibration),
-        "stride": calibration.stride,
-        "sources": {name: facts[name] for name in others},
-    }
-    return Calibrated(calibrations=calibrations, facts=whole)
+    if TUNED not in facts:
+        return None
+    own = facts.pop(TUNED)
+    return {**own, "num_windows": len(windows), "stride": windows.stride, "sources": facts}
 
 
 def fit(source: Source, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Calibration | None:

@@ -46,6 +46,8 @@ class TrainConfig:
     """Windows are strided to this number, and the stride is recorded (design.md §4)."""
     max_validation_windows: int = 1_000
     """Read at least four times an epoch, so it is capped harder than the test block."""
+    max_calibration_windows: int = 1_000
+    """Each gives one score a step; a thousand resolve 99.9 % intervals."""
     max_test_windows: int = 5_000
     checkpoint_every_seconds: float = 30.0
     checkpoint_every_steps: int | None = None
@@ -65,6 +67,9 @@ class TrainConfig:
         _require(self.max_windows_per_epoch >= 1, "max_windows_per_epoch", "max_windows_per_epoch must be at least 1.")
         _require(
             self.max_validation_windows >= 1, "max_validation_windows", "max_validation_windows must be at least 1."
+        )
+        _require(
+            self.max_calibration_windows >= 1, "max_calibration_windows", "max_calibration_windows must be at least 1."
         )
         _require(self.max_test_windows >= 1, "max_test_windows", "max_test_windows must be at least 1.")
 

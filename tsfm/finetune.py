@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tsfm import card, catalog, judge, methods, provenance, refit
+from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, provenance, refit
 from tsfm.artifact import write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
@@ -28,7 +28,7 @@ from tsfm.methods.base import Export, Method
 from tsfm.metrics import Scales, default_metric, scales_of, zero_share
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.refit import Refitted, train_on_all
-from tsfm.request import FinetuneRequest, resolve
+from tsfm.request import FinetuneRequest, landscape_config, resolve
 from tsfm.results import write_step_metrics
 from tsfm.search import Outcome, Search
 from tsfm.series import freq as frequencies
@@ -57,6 +57,8 @@ class FinetuneResult:
     """The job's `gate` (tsfm.gate_verdict); None where the test block was given up."""
     routes: dict[str, Any] | None
     """Which source answers for which series (tsfm.routes); None where the tuned weights answer for all."""
+    calibration: dict[str, Any] | None
+    """How quantiles were calibrated and what they cover on test (tsfm.calibrate.report)."""
     data_report: dict[str, Any]
     search: list[dict[str, Any]]
     """Every trial there was: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
@@ -65,6 +67,8 @@ class FinetuneResult:
     manifest: dict[str, Any]
     result_files: dict[str, Path] = field(default_factory=dict)
     """Files for a reader, by name: step metrics, plots."""
+    landscape: dict[str, Any] | None = None
+    """What `tsfm.landscape` measured, where that was asked."""
     refit: Refitted | None = None
     """The same recipe trained on all history, where that was asked."""
 
@@ -84,6 +88,7 @@ class Data:
     split: Split
     train: Windows
     validation: Windows
+    calibration: Windows
     test: Windows | None
     scales: Scales
     metric: str
@@ -124,7 +129,13 @@ def run(
     zero_shot = load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False)
     clock.lap("loading_seconds")
 
-    def write(outcome: Outcome, where: Path, found: dict[str, Any], data: Data = data) -> _Made:
+    def write(
+        outcome: Outcome,
+        where: Path,
+        found: dict[str, Any],
+        data: Data = data,
+        calibrations: Mapping[str, calibration.Calibration] | None = None,
+    ) -> _Made:
         chosen = {
             **resolved,
             "metric": data.blocks.metric,
@@ -134,7 +145,8 @@ def run(
         }
         made = outcome.method.export(outcome.model, spec)
         manifest = _manifest(outcome, made, zero_shot, data, chosen, spec, found, device)
-        return _Made(chosen, manifest, write_artifact(where, made.files, manifest, card.render(manifest)))
+        files = {**made.files, calibration.FILE: calibration.to_bytes(calibrations)} if calibrations else made.files
+        return _Made(chosen, manifest, write_artifact(where, files, manifest, card.render(manifest)))
 
     def kept(outcome: Outcome) -> None:
         if checkpoints is not None and clock.is_due(checkpoints.every_seconds):
@@ -148,7 +160,8 @@ def run(
     reporter.phase("evaluating")
     tuned = Asked(source=tuned_source(outcome.model, resolved, spec), context_length=int(resolved["context_length"]))
     choice = judge.choose(judge.contest(data.blocks, tuned, zero_shot, spec), should_stop=should_stop)
-    # Between what validation has decided and what test will say, the sources are calibrated.
+    sources = choice.contest.sources
+    calibrations = calibrate.fit_all(sources, data.calibration, should_stop=should_stop)
     reporter.phase("evaluating", share=0.3)
     judged = judge.judge(
         choice,
@@ -159,13 +172,22 @@ def run(
         should_stop=should_stop,
         progress=lambda share: reporter.phase("evaluating", share=0.3 + 0.5 * share),
     )
-    found = judge.facts(choice, judged)
+    held = calibrate.report(calibrations, sources, data.calibration, data.test, data.scales, should_stop=should_stop)
+    found = {**judge.facts(choice, judged), "calibration": held}
     clock.lap("evaluating_seconds")
 
     reporter.phase("saving", share=0.9)
-    made = write(outcome, out_dir, found)
-    result_files = write_step_metrics(out_dir.with_name(f"{out_dir.name}-results"), outcome.training)
+    made = write(outcome, out_dir, found, calibrations=calibrations)
+    results_dir = out_dir.with_name(f"{out_dir.name}-results")
+    result_files = write_step_metrics(results_dir, outcome.training)
     clock.lap("saving_seconds")
+    landscape = None
+    if config := landscape_config(resolved["landscape"]):
+        finished = landscape_job.Finished(outcome=outcome, artifact=out_dir, train=data.train, clock=clock.laps)
+        tick = landscape_job.watched(reporter, should_stop)
+        landscape = landscape_job.describe(finished, made.chosen, config, spec, weights_dir, device, tick)
+        result_files |= landscape_job.write(landscape, results_dir)
+        clock.lap("landscape_seconds")
     again = None
     if request.refit and outcome.training:
         reporter.phase("refitting")
@@ -185,12 +207,14 @@ def run(
         verdict=judged.verdict,
         gate=judged.gate,
         routes=found["routes"],
+        calibration=held,
         data_report=data.report,
         search=outcome.search,
-        timing=clock.laps,
+        timing={**clock.laps, **outcome.method.laps()},
         num_trainable_parameters=outcome.num_trainable_parameters,
         manifest=made.manifest,
         result_files=result_files,
+        landscape=landscape,
         refit=again,
     )
 
@@ -220,6 +244,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
     train = windows(Block.TRAIN, min(horizon, spec.prediction_length), "max_windows_per_epoch")
     validation = windows(Block.VALIDATION, horizon, "max_validation_windows")
+    calibrating = windows(Block.CALIBRATION, horizon, "max_calibration_windows")
     test = windows(Block.TEST, horizon, "max_test_windows") if resolved["with_test"] else None
     if not len(train) and catalog.method(resolved["method"]).trains:
         raise DataError(
@@ -242,7 +267,12 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         "split": dict(blocks.report()),
         "windows": {
             name: {"num_windows": len(w), "stride": w.stride, "num_dropped": w.num_dropped}
-            for name, w in (("train", train), ("validation", validation), ("test", test))
+            for name, w in (
+                ("train", train),
+                ("validation", validation),
+                ("calibration", calibrating),
+                ("test", test),
+            )
             if w is not None
         },
         "scale_fallbacks": scales.num_fallbacks,
@@ -254,6 +284,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         split=blocks,
         train=train,
         validation=validation,
+        calibration=calibrating,
         test=test,
         scales=scales,
         metric=metric,
@@ -380,9 +411,9 @@ def _manifest(
         "num_trainable_parameters": outcome.num_trainable_parameters,
         "schema": {"freq": data.frame.freq, "timezone": data.frame.timezone, "num_series": len(data.frame)},
         "data": {"sha256": provenance.frame_sha256(data.frame), "report": data.report},
+        "calibration": None,
         **found,
         "judged_until": judged_until(data.frame, data.split),
-        "calibration": None,
         "code": {"sha256": provenance.code_sha256()},
         "libraries": provenance.library_versions(),
         "device": facts(device),

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tsfm import hessian
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import LandscapeConfig
-from tsfm.errors import Cancelled, NonFinite
+from tsfm.errors import NonFinite
 from tsfm.train import TrainWindows
 
 MIN_WINDOWS, MAX_WINDOWS = 8, 128
@@ -260,7 +260,7 @@ def _path(start: Objective, end: Objective, step: _Steps) -> dict[str, Any]:
     if start.names != end.names or any(
         a.shape != b.shape for a, b in zip(start.parameters, end.parameters, strict=True)
     ):
-        return {"omitted": "The two networks hold other parameters (a head was replaced): there is no line between."}
+        return {"omitted": "The two networks hold other parameters, so there is no line between them."}
     here, there = start.theta(), end.theta()
     shares = np.linspace(0.0, 1.0, PATH_POINTS)
     losses = []
@@ -343,14 +343,3 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def cancelling(should_stop: Callable[[], str | None], report: Callable[[float], None]) -> Tick:
-    """A `Tick` that reports progress and raises `Cancelled` when asked to stop."""
-
-    def tick(share: float) -> None:
-        if reason := should_stop():
-            raise Cancelled(f"Stopped while measuring the landscape: {reason}.", code=reason)
-        report(share)
-
-    return tick

@@ -20,6 +20,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 from tsfm.tasks.forecast import Forecaster
 
+FILES = ["calibration.safetensors", "model.safetensors"]
 FAST = {"learning_rate": 1e-2, "max_epochs": 2, "batch_size": 32}
 
 
@@ -216,7 +217,7 @@ class TestResult:
     def test_the_artifact_says_where_it_comes_from(self, toy_weights: Path, tmp_path: Path) -> None:
         result = run(toy_weights, tmp_path, seed=11)
         manifest = open_artifact(result.out_dir, result.digest).manifest
-        assert manifest == json.loads(json.dumps({"format": 1, "files": ["model.safetensors"], **result.manifest}))
+        assert manifest == json.loads(json.dumps({"format": 1, "files": FILES, **result.manifest}))
         assert manifest["seed"] == 11
         assert len(manifest["data"]["sha256"]) == len(manifest["code"]["sha256"]) == 64
         assert manifest["backbone"]["digest"].startswith("sha256:")

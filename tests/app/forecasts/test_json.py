@@ -33,7 +33,7 @@ def test_the_answer_has_the_documented_shape(gateway: Gateway) -> None:
         "item_id", "timestamps", "mean", "quantiles", "intervals", "version", "digest", "fallback",
     ]  # fmt: skip
     assert (answer["object"], answer["model"], answer["version"]) == ("forecast", gateway.won.name, 1)
-    assert (answer["calibrated"], answer["point"]) == (False, "median")
+    assert (answer["calibrated"], answer["uncalibrated_levels"], answer["point"]) == (True, [], "median")
     assert one["timestamps"] == [f"2026-01-06T0{hour}:00:00" for hour in range(4)]
     assert one["intervals"]["80"] == {"lo": one["quantiles"]["0.1"], "hi": one["quantiles"]["0.9"]}
     assert one["mean"] == one["quantiles"]["0.5"]

@@ -37,6 +37,12 @@ def forecaster(tuned: FinetuneResult) -> Forecaster:
     return Forecaster.open(tuned.out_dir, digest=tuned.digest)
 
 
+@pytest.fixture(scope="module")
+def native(toy_weights: Path) -> Forecaster:
+    """Nothing was calibrated for it."""
+    return Forecaster.zero_shot("toy", weights_dir=toy_weights)
+
+
 class TestHorizons:
     def test_shorter_is_the_beginning_of_the_tuned_forecast(self, forecaster: Forecaster) -> None:
         whole, short = (forecaster.predict(toy.frame(), h, (0.5,)) for h in (6, 2))
@@ -69,7 +75,7 @@ class TestQuantiles:
         assert found.quantiles is not None
         assert (found.quantiles[:, 0] >= found.quantiles[:, 1]).all()
         assert found.quantile_levels == (0.9, 0.1)
-        assert not found.calibrated
+        assert found.calibrated
 
     def test_the_median_is_the_point(self, forecaster: Forecaster) -> None:
         found = forecaster.predict(toy.frame(), 6, (0.5,))
@@ -77,15 +83,23 @@ class TestQuantiles:
         assert np.array_equal(found.quantiles[:, 0], found.point)
         assert found.point_kind == "median"
 
-    def test_between_native_levels_is_linear_and_noted(self, forecaster: Forecaster) -> None:
-        found = forecaster.predict(toy.frame(), 6, (0.1, 0.3, 0.5))
+    def test_between_native_levels_is_linear_and_noted(self, native: Forecaster) -> None:
+        found = native.predict(toy.frame(), 6, (0.1, 0.3, 0.5))
+        assert not found.calibrated
+        assert found.uncalibrated_levels == (0.1, 0.3, 0.5)
         assert found.quantiles is not None
         low, middle, high = found.quantiles.transpose(1, 0, 2)
         np.testing.assert_allclose(middle, (low + high) / 2)
         assert found.notes == ("Interpolated between native quantiles: 0.3.",)
 
     @pytest.mark.parametrize("level", [0.05, 0.95, 0.0, 1.0])
-    def test_outside_the_native_range_is_refused(self, forecaster: Forecaster, level: float) -> None:
+    def test_outside_the_native_range_is_refused(self, native: Forecaster, level: float) -> None:
+        with pytest.raises(ConfigError) as caught:
+            native.predict(toy.frame(), 6, (0.5, level))
+        assert caught.value.param == "quantile_levels"
+
+    @pytest.mark.parametrize("level", [0.0, 1.0, -0.1])
+    def test_what_is_no_level_is_refused_of_a_calibrated_one_too(self, forecaster: Forecaster, level: float) -> None:
         with pytest.raises(ConfigError) as caught:
             forecaster.predict(toy.frame(), 6, (0.5, level))
         assert caught.value.param == "quantile_levels"
