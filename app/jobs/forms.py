@@ -12,7 +12,7 @@ from app.jobs.schemas import JobCreate
 
 _NUMBERS = frozenset({"prediction_length", "context_length", "seed"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_NESTED = frozenset({"hyperparameters", "budget", "gate", "metadata"})
+_NESTED = frozenset({"hyperparameters", "budget", "gate", "landscape", "metadata"})
 JOB_FIELDS = frozenset(JobCreate.model_fields) - ROLE_FIELDS - {"training_file"}
 KNOWN_FIELDS = JOB_FIELDS | FILE_FIELDS
 """Of a multipart job; column roles belong to the file."""

@@ -44,6 +44,11 @@ class JobCreate(RequestModel):
     refit: bool = Field(
         default=False, description="Also train the winning recipe on all history: a second version, not judged."
     )
+    landscape: bool | dict[str, Any] = Field(
+        default=False,
+        description="Measure how sharp the loss is at the pretrained and the tuned weights; "
+        'true, or {"surface": true, "windows": …, "probes": …}.',
+    )
     metadata: dict[
         Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]
     ] = Field(default_factory=dict, max_length=MAX_METADATA_PAIRS)
@@ -123,7 +128,7 @@ class JobObject(ResponseModel):
     register_as: str | None
     refit: bool
     refit_version: int | None
-    """The version trained on all history, where that was asked; nobody judged it and no alias points there by itself."""
+    """The version trained on all history; nobody judged it and no alias points there by itself."""
     metadata: dict[str, Any]
     estimate: Estimate | None
     progress: Progress | None

@@ -94,6 +94,7 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
             "hyperparameters": spec.hyperparameters,
             "budget_seconds": spec.budget.seconds if spec.budget else None,
             "seed": spec.seed,
+            "landscape": spec.landscape,
             "with_test": spec.gate is not None,
             "refit": spec.refit,
             "metric": spec.gate.metric if spec.gate else None,
