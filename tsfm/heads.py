@@ -110,7 +110,8 @@ class Pooling(SmallHead):
         super().__init__(num_tokens, width, horizon, num_features=num_tokens // self.pooled * width)
 
     def features(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.pooled)).mean(2).flatten(1)
+        groups = x.reshape(len(x), -1, self.pooled, self.width)
+        return groups.mean(2).flatten(1)
 
 
 class SeparableConvolution(SmallHead):
@@ -221,7 +222,8 @@ def _as_matrix(head: SmallHead, *, first_stage: bool = False) -> tuple[Tensor, T
 def _left_directions(weight: Tensor, covariance: Tensor, rank: int) -> Tensor:
     """[H, k] the first left singular vectors of W·C^½: the answers' own principal directions."""
     _, vectors = torch.linalg.eigh(weight @ covariance @ weight.T)
-    return vectors.flip(1)[:, :rank]
+    left: Tensor = vectors.flip(1)[:, :rank]
+    return left
 
 
 def _token_directions(weight: Tensor, covariance: Tensor, num_tokens: int) -> Tensor:
@@ -233,7 +235,8 @@ def _token_directions(weight: Tensor, covariance: Tensor, num_tokens: int) -> Te
     values, vectors = torch.linalg.eigh(own)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     _, _, right = torch.linalg.svd(per_token @ root, full_matrices=False)
-    return (root @ right.T).T
+    directions: Tensor = (root @ right.T).T
+    return directions
 
 
 def _set_directions(linear: nn.Linear, rows: Tensor) -> None:

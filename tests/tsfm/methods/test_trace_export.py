@@ -1,4 +1,4 @@
-"""What TRACE leaves behind: a folder that stock peft opens, heads folded into one linear, fewer parameters; no leaks."""
+"""What TRACE leaves: a folder that stock peft opens, heads folded into one linear, fewer parameters; no leaks."""
 
 import re
 import warnings
