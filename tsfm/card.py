@@ -81,8 +81,24 @@ def _verdict(manifest: Mapping[str, Any]) -> list[str]:
             for c in manifest["candidates"]
         ),
         "",
-        "Validation chose the weights; the test block was read once, for this table. Quantiles are not calibrated.",
+        "Validation chose the weights; the test block was read once, for this table.",
+        "",
+        *_calibration(manifest["calibration"]),
     ]
+
+
+def _calibration(held: Mapping[str, Any] | None) -> list[str]:
+    if held is None:
+        return ["Quantiles are not calibrated."]
+    lines = [
+        f"Quantiles are calibrated ({held['method']}, {held['num_scores']} scores a step: intervals of up to "
+        f"{100 * held['resolution']:g} %)."
+    ]
+    covered = {share: value for share, value in (held["coverage"] or {}).items() if value is not None}
+    if covered:
+        shown = ", ".join(f"{100 * value:.1f} % inside the {share} % interval" for share, value in covered.items())
+        lines.append(f"On the test block: {shown}.")
+    return [" ".join(lines)]
 
 
 def _cell(scores: Mapping[str, Any] | None, metric: str) -> str:

@@ -109,8 +109,8 @@ def _print_provenance(answer: Mapping[str, Any]) -> None:
         say(f"  answered by {', '.join(fallbacks)}: the tuned weights did not beat it on the test block")
     for note in answer["notes"]:
         say(f"  {note}")
-    if not answer["calibrated"] and (forecasts[0]["quantiles"] or forecasts[0]["intervals"]):
-        say("  calibrated: no; the quantiles are the model's own")
+    if left := answer["uncalibrated_levels"]:
+        say(f"  not calibrated: the quantiles {', '.join(f'{level:g}' for level in left)}")
 
 
 def _print_rows(answer: Mapping[str, Any]) -> None:
