@@ -69,7 +69,7 @@ class Live:
                 start_new_session=True,
             )
 
-    def submit(self, *, max_epochs: int, send: bool = True, **values: Any) -> str:
+    def submit(self, *, max_epochs: int, send: bool = True, refit: bool = False, **values: Any) -> str:
         """A queued job of that many epochs, its message sent."""
         hyperparameters = {
             "max_epochs": max_epochs,
@@ -79,7 +79,13 @@ class Live:
             "early_stopping": False,
         }
         request = FinetuneRequest.from_mapping(
-            {"backbone": "toy", "method": "full", "prediction_length": 8, "hyperparameters": hyperparameters}
+            {
+                "backbone": "toy",
+                "method": "full",
+                "prediction_length": 8,
+                "hyperparameters": hyperparameters,
+                "refit": refit,
+            }
         )
         with session_scope(self.engine) as session:
             resolved = resolve(request, {"freq": "h", "max_length": NUM_POINTS})

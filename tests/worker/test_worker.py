@@ -9,8 +9,9 @@ import pytest
 
 from app.db import session_scope
 from app.jobs.repository import Jobs
+from app.registry.aliases import set_alias
 from app.registry.repository import Registry
-from app.storage import blob_key
+from app.storage import blob_key, file_key
 from tests.app.jobs.factories import TENANT, events_of
 from tests.backend import Backend
 from tests.worker.live import Live, kill_group, live, wait_until
@@ -50,6 +51,38 @@ def test_a_job_runs_from_message_to_registered_version(deployment: Live, worker:
     assert version.digest == job.result["digest"]
     assert all(deployment.store.exists(blob_key(sha256)) for sha256 in version.files.values())
     wait_until(lambda: not any((deployment.settings.home / "runs").iterdir()), "the folder of the run is removed")
+
+
+def test_the_next_version_of_a_name_meets_its_incumbent_and_is_fitted_again(deployment: Live, worker: object) -> None:
+    first = deployment.wait_for_end(deployment.submit(max_epochs=1))
+    name = str(first.fine_tuned_model)
+    with session_scope(deployment.engine) as session:
+        set_alias(session, tenant_id=TENANT, name=name, alias="production", version=1)
+    job_id = deployment.submit(max_epochs=1, register_as=name, refit=True)
+    job = deployment.wait_for_end(job_id)
+    assert job.result is not None, (job.error, deployment.log())
+    gate = job.result["gate"]
+    assert gate["versus"]["incumbent"]["for_information"] is False
+    # The same test rows as the jobs before it, and the same recipe and seed: nobody gains on itself.
+    earlier = (first.result or {})["gate"]["verdict_number"]
+    assert (gate["verdict_number"], gate["versus"]["incumbent"]["gain"]) == (earlier + 1, 0.0)
+    assert (gate["passed"], gate["fallback"]) == (False, "incumbent")
+    assert (job.fine_tuned_model, job.model_version, job.result["refit"]["version"]) == (name, 2, 3)
+    with session_scope(deployment.engine, read_only=True) as session:
+        registry = Registry(session=session, tenant_id=TENANT)
+        model = registry.model(name)
+        assert model is not None
+        two, three = (registry.version(model, number) for number in (2, 3))
+        alias = registry.alias(model, "production")
+        (metrics,) = (registry.file(file_id) for file_id in job.result["result_files"])
+    assert two is not None
+    assert three is not None
+    assert alias is not None
+    assert (two.incumbent, two.fallback, two.judged, three.judged, alias.version) == (1, "incumbent", True, False, 1)
+    assert two.digest != three.digest
+    assert metrics is not None
+    assert (metrics.filename, metrics.purpose) == ("step_metrics.csv", "fine-tune-results")
+    assert deployment.store.get_bytes(file_key(metrics.id)).startswith(b"step,train_loss,valid_loss\n")
 
 
 def test_orders_reach_a_run_in_mid_job(deployment: Live, worker: object) -> None:
