@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -20,17 +21,16 @@ import torch
 from app.forecasts.respond import Numbers
 from app.registry.artifacts import LocalArtifacts, artifact_damaged
 from app.registry.directory import CalibrationRef, Source, SourceKind, catalogue_target, native_quantiles
-from tsfm import catalog, rivals
+from tsfm import catalog
 from tsfm.calibration import Calibration, from_bytes
 from tsfm.errors import ArtifactError, TemperError
-from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import Answer, Batcher, BatcherConfig
 from tsfm.serving.cache import Cache, Pin
 from tsfm.serving.context_quantiles import context_quantiles
 from tsfm.serving.frames import joined
-from tsfm.tasks.forecast import DEFAULT_RIVAL_CONTEXT, Forecast, Forecaster
-from tsfm.tasks.routed import RoutedForecaster, open_served
+from tsfm.tasks.forecast import Forecast, Forecaster
+from tsfm.tasks.routed import RoutedForecaster, merged, open_served
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    forecaster: Opened
+    forecaster: Forecaster
     frame: SeriesFrame
     calibration: Calibration | None = None
 
@@ -85,12 +85,8 @@ class Engine:
         self._artifacts = artifacts
         self._weights_dir = weights_dir
         self._num_threads = config.num_threads or max((os.cpu_count() or 2) // 2, 1)
-        self._sources: dict[str, Source] = {}
-        self._cache: Cache[str, Opened] = Cache(self._load, budget_bytes=config.memory_bytes)
-        self._refs: dict[str, CalibrationRef] = {}
-        self._calibrations: Cache[str, Calibration | None] = Cache(
-            self._load_calibration, budget_bytes=CALIBRATION_BYTES
-        )
+        self._cache: Cache[str, Opened] = Cache(budget_bytes=config.memory_bytes)
+        self._calibrations: Cache[str, Calibration | None] = Cache(budget_bytes=CALIBRATION_BYTES)
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="forecast-load")
         self._batcher: Batcher[_Key, _Work, Forecast] = Batcher(self._compute, config=config.batcher)
 
@@ -114,26 +110,55 @@ class Engine:
         begun = perf_counter()
         with await self._pin(source) as pin:
             loaded = perf_counter()
-            calibration = await self._calibration(source)
-            knows = native_quantiles(source) or calibration is not None or pin.value.calibration is not None
-            history_length = None if knows else _history_length(source, frame.freq)
-            freq = frame.freq if source.kind is SourceKind.RIVAL else None
-            shared = None if calibration is None or source.calibration is None else source.calibration.key
-            key = _Key(source.key, freq, prediction_length, levels, history_length, shared)
-            answers = await self._submit(key, _Work(pin.value, frame, calibration))
-        forecasts = [answer.value for answer in answers]
-        quantiles = [f.quantiles for f in forecasts if f.quantiles is not None]
+            if isinstance(pin.value, RoutedForecaster):
+                whole, answers, sent = await self._routed(source, pin.value, frame, prediction_length, levels)
+            else:
+                calibration = await self._calibration(source)
+                key = _key(source, pin.value, frame, prediction_length, levels, calibration)
+                answers, sent = await self._submit(key, _Work(pin.value, frame, calibration)), None
+                whole = _joined([answer.value for answer in answers])
         return Numbers(
-            point=np.concatenate([f.point for f in forecasts]),
-            quantiles=np.concatenate(quantiles) if quantiles else np.empty((len(frame), 0, prediction_length)),
-            point_kind=forecasts[0].point_kind,
-            calibrated=all(f.calibrated for f in forecasts),
-            uncalibrated_levels=forecasts[0].uncalibrated_levels,
-            notes=tuple(dict.fromkeys(note for f in forecasts for note in f.notes)),
+            point=whole.point,
+            quantiles=np.empty((len(frame), 0, prediction_length)) if whole.quantiles is None else whole.quantiles,
+            point_kind=whole.point_kind,
+            calibrated=whole.calibrated,
+            uncalibrated_levels=whole.uncalibrated_levels,
+            notes=whole.notes,
+            sent=sent,
             queue_seconds=sum(answer.queue_seconds for answer in answers),
             load_seconds=loaded - begun,
             compute_seconds=sum(answer.compute_seconds for answer in answers),
         )
+
+    async def _routed(
+        self,
+        source: Source,
+        routed: RoutedForecaster,
+        frame: SeriesFrame,
+        prediction_length: int,
+        levels: tuple[float, ...],
+    ) -> tuple[Forecast, list[Answer[Forecast]], list[str]]:
+        """Each source's series in a batch with others for the same source: what one request gets does not depend on
+        where another one's series are sent. Also answers the source of each series."""
+        sent = routed.sent(frame.item_ids)
+        names = list(dict.fromkeys(sent))
+        places = [[i for i, name in enumerate(sent) if name == one] for one in names]
+
+        async def ask(name: str, place: list[int]) -> list[Answer[Forecast]]:
+            forecaster = routed.forecasters[name]
+            part = frame.take(place)
+            asked = source if name not in catalog.RIVALS else replace(source, kind=SourceKind.RIVAL, name=name)
+            key = _key(asked, forecaster, part, prediction_length, levels, None)
+            return await self._submit(replace(key, source=f"{source.key}#{name}"), _Work(forecaster, part))
+
+        asking = [asyncio.create_task(ask(name, place)) for name, place in zip(names, places, strict=True)]
+        try:
+            found = await asyncio.gather(*asking)
+        finally:  # after a failure nothing of the rest is computed
+            for task in asking:
+                task.cancel()
+        parts = [_joined([answer.value for answer in answers]) for answers in found]
+        return merged(frame, places, parts), [answer for answers in found for answer in answers], sent
 
     async def _submit(self, key: _Key, work: _Work) -> list[Answer[Forecast]]:
         frame = work.frame
@@ -159,8 +184,8 @@ class Engine:
     async def _pin(self, source: Source) -> Pin[Opened]:
         if (pin := self._cache.peek(source.key)) is not None:
             return pin
-        self._sources[source.key] = source
-        future: Future[Pin[Opened]] = self._loaders.submit(self._cache.acquire, source.key)
+        load = partial(self._load, source)
+        future: Future[Pin[Opened]] = self._loaders.submit(self._cache.acquire, source.key, load)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -173,25 +198,23 @@ class Engine:
         if ref is None:
             return None
         if (pin := self._calibrations.peek(ref.key)) is None:
-            self._refs[ref.key] = ref
-            pin = await asyncio.wrap_future(self._loaders.submit(self._calibrations.acquire, ref.key))
+            load = partial(self._load_calibration, ref)
+            pin = await asyncio.wrap_future(self._loaders.submit(self._calibrations.acquire, ref.key, load))
         with pin:
             return pin.value
 
-    def _load_calibration(self, key: str) -> tuple[Calibration | None, int]:
-        ref = self._refs[key]
+    def _load_calibration(self, ref: CalibrationRef, _: str) -> tuple[Calibration | None, int]:
         try:
             found = from_bytes(self._artifacts.read(ref.digest, ref.sha256)).get(ref.name)
         except ArtifactError as error:
             raise artifact_damaged(ref.digest) from error
         return found, 0 if found is None else found.offsets.nbytes
 
-    def _load(self, key: str) -> tuple[Opened, int]:
-        source = self._sources[key]
+    def _load(self, source: Source, key: str) -> tuple[Opened, int]:
         begun = perf_counter()
         forecaster = self._open(source)
         log.info("forecaster_opened", source=key, seconds=round(perf_counter() - begun, 3))
-        return forecaster, _num_bytes(source)
+        return forecaster, _num_bytes(source, forecaster)
 
     def _open(self, source: Source) -> Opened:
         match source.kind:
@@ -223,9 +246,9 @@ class Engine:
         target = catalogue_target(name)
         if target is None:
             return
-        self._sources[target.source.key] = target.source
         try:
-            with self._cache.acquire(target.source.key) as pin:
+            with self._cache.acquire(target.source.key, partial(self._load, target.source)) as pin:
+                assert isinstance(pin.value, Forecaster), "a backbone has no routes"
                 frame = SeriesFrame(
                     item_ids=("warm",),
                     values=np.arange(64, dtype=np.float64),
@@ -265,24 +288,53 @@ def _predict(work: _Work, frame: SeriesFrame, key: _Key) -> Forecast:
     )
 
 
+def _key(
+    source: Source,
+    forecaster: Forecaster,
+    frame: SeriesFrame,
+    prediction_length: int,
+    levels: tuple[float, ...],
+    calibration: Calibration | None,
+) -> _Key:
+    """`calibration` is what a job stored for a source that others use, too; a tuned one's lies in its forecaster."""
+    knows = native_quantiles(source) or calibration is not None or forecaster.calibration is not None
+    return _Key(
+        source=source.key,
+        freq=frame.freq if source.kind is SourceKind.RIVAL else None,
+        prediction_length=prediction_length,
+        levels=levels,
+        history_length=None if knows else forecaster.source_for(frame)[1],
+        calibration=None if calibration is None or source.calibration is None else source.calibration.key,
+    )
+
+
+def _joined(parts: Sequence[Forecast]) -> Forecast:
+    """The pieces of one request, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    quantiles = [part.quantiles for part in parts if part.quantiles is not None]
+    return replace(
+        parts[0],
+        item_ids=tuple(item_id for part in parts for item_id in part.item_ids),
+        point=np.concatenate([part.point for part in parts]),
+        quantiles=np.concatenate(quantiles) if quantiles else None,
+        calibrated=all(part.calibrated for part in parts),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
 def _rows(whole: Forecast, begin: int, end: int) -> Forecast:
     quantiles = None if whole.quantiles is None else whole.quantiles[begin:end]
     return replace(whole, item_ids=whole.item_ids[begin:end], point=whole.point[begin:end], quantiles=quantiles)
 
 
-def _history_length(source: Source, freq: str) -> int:
-    """The longest history a rival or a point backbone looks at."""
-    if source.kind is not SourceKind.RIVAL:
-        return catalog.backbone(source.name).context_length
-    period = source.period or frequencies.parse(freq).season
-    return rivals.history_needed(
-        source.name, context_length=source.context_length or DEFAULT_RIVAL_CONTEXT, period=period
-    )
-
-
-def _num_bytes(source: Source) -> int:
-    """Memory of an open forecaster: its float32 parameters."""
-    return 0 if source.kind is SourceKind.RIVAL else 4 * catalog.backbone(source.name).num_parameters
+def _num_bytes(source: Source, opened: Opened) -> int:
+    """Memory of what was opened: float32 parameters of every network in it."""
+    if source.kind is SourceKind.RIVAL:
+        return 0
+    names = opened.forecasters if isinstance(opened, RoutedForecaster) else (source.name,)
+    networks = sum(name not in catalog.RIVALS for name in names)
+    return 4 * networks * catalog.backbone(source.name).num_parameters
 
 
 def _release(future: "Future[Pin[Opened]]") -> None:

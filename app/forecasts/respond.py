@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.forecasts.levels import Levels
-from app.registry.directory import Target
+from app.registry.directory import Target, catalogue_target
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.freq import format_timestamps
 
@@ -32,6 +32,8 @@ class Numbers:
     uncalibrated_levels: tuple[float, ...]
     """Those that were not."""
     notes: tuple[str, ...]
+    sent: list[str] | None
+    """[S] where each series was sent by the version's routes: tuned, zero_shot or a rival; None without routes."""
     queue_seconds: float
     load_seconds: float
     compute_seconds: float
@@ -41,7 +43,7 @@ def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers
     """The JSON answer; NaN (nothing can be said) becomes null."""
     point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
-    shown = {"version": target.source.version, "digest": target.source.digest, "fallback": target.fallback}
+    served = _served(target, numbers.sent, len(frame))
     answer = {
         "object": "forecast",
         "model": target.model,
@@ -60,7 +62,7 @@ def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers
                     one.label: {"lo": quantiles[i, row[one.lo]], "hi": quantiles[i, row[one.hi]]}
                     for one in levels.intervals
                 },
-                **shown,
+                **served[i],
             }
             for i, (item_id, times) in enumerate(zip(frame.item_ids, _timestamps(frame, point.shape[1]), strict=True))
         ],
@@ -72,6 +74,19 @@ def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers
         },
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _served(target: Target, sent: list[str] | None, num_series: int) -> list[dict[str, Any]]:
+    """[S] version, digest and fallback of what answered for each series."""
+    shown = {"version": target.source.version, "digest": target.source.digest, "fallback": target.fallback}
+    if sent is None:
+        return [shown] * num_series
+    by_source: dict[str, dict[str, Any]] = {}
+    for name in set(sent):
+        backbone = catalogue_target(target.source.name if name == "zero_shot" else name)
+        digest = None if backbone is None else backbone.digest
+        by_source[name] = shown if name == "tuned" else {"version": None, "digest": digest, "fallback": name}
+    return [by_source[name] for name in sent]
 
 
 def to_csv(frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:

@@ -89,9 +89,7 @@ class ForecastService:
         check_size(len(frame), prediction_length, request.levels)
         check_calendar(frame, prediction_length)
         levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
-        return ForecastResult(
-            target=target, frame=frame, levels=levels, numbers=_with_freq_note(numbers, target, frame)
-        )
+        return ForecastResult(target=target, frame=frame, levels=levels, numbers=_with_notes(numbers, target, frame))
 
     async def _frame(self, principal: Principal, request: ForecastRequest, target: Target) -> SeriesFrame:
         match request.history:
@@ -147,12 +145,12 @@ def _training_file(target: Target) -> str:
     return target.training_file
 
 
-def _with_freq_note(numbers: Numbers, target: Target, frame: SeriesFrame) -> Numbers:
-    """A model tuned on hours and asked about days answers, and says so."""
-    if target.freq is None or target.freq == frame.freq or target.source.kind is not SourceKind.TUNED:
-        return numbers
-    note = f"The model was tuned on series of freq {target.freq!r}; these are {frame.freq!r}."
-    return replace(numbers, notes=(*numbers.notes, note))
+def _with_notes(numbers: Numbers, target: Target, frame: SeriesFrame) -> Numbers:
+    """A model tuned on hours and asked about days answers, and says so; so does one that was not beaten."""
+    notes = list(target.notes)
+    if target.freq not in (None, frame.freq) and target.source.kind is SourceKind.TUNED:
+        notes.append(f"The model was tuned on series of freq {target.freq!r}; these are {frame.freq!r}.")
+    return replace(numbers, notes=(*numbers.notes, *notes)) if notes else numbers
 
 
 def _overloaded(error: OverloadedError) -> ApiError:

@@ -94,6 +94,8 @@ class Target:
     freq: str | None = None
     """The frequency it was tuned on."""
     training_file: str | None = None
+    notes: tuple[str, ...] = ()
+    """What a reader of the forecast should know about what answers."""
 
 
 def catalogue_target(name: str) -> Target | None:
@@ -122,6 +124,7 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
         prediction_length=meaning.model.prediction_length,
         freq=job.resolved.get("freq") if job else None,
         training_file=job.training_file if job else None,
+        notes=() if meaning.lost is None else (f"Version {meaning.lost} did not beat version {served.version}.",),
     )
 
 

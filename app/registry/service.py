@@ -63,6 +63,8 @@ class Meaning:
     """Whose weights answer, unless `fallback` names zero-shot or a rival: the same version, or the incumbent."""
     fallback: str | None
     """What answers in place of a version that did not win; null where the asked version's own weights do."""
+    lost: int | None = None
+    """The newer version that did not beat the one served."""
 
 
 def meaning_of(session: Session, *, tenant_id: str, reference: Reference) -> Meaning:
@@ -93,13 +95,14 @@ def _bare(registry: Registry, model: Model) -> Meaning:
     if alias is not None:
         version = registry.version(model, alias.version)
         assert version is not None, "aliases point at versions that exist"
-        fallback = INCUMBENT if alias.version == lost_to else None
-        return Meaning(model=model, version=version, served=version, fallback=fallback)
+        if alias.version != lost_to:
+            return Meaning(model=model, version=version, served=version, fallback=None)
+        return Meaning(model=model, version=version, served=version, fallback=INCUMBENT, lost=newest.version)
     if lost_to is None:
         return Meaning(model=model, version=newest, served=newest, fallback=newest.fallback)
     served = registry.version(model, lost_to)
     assert served is not None, "versions go with their model only"
-    return Meaning(model=model, version=newest, served=served, fallback=INCUMBENT)
+    return Meaning(model=model, version=newest, served=served, fallback=INCUMBENT, lost=newest.version)
 
 
 def _version_number(registry: Registry, model: Model, selector: str) -> int:

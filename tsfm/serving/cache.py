@@ -44,11 +44,12 @@ class Pin(Generic[V]):
 class Cache(Generic[K, V]):
     """LRU by bytes. A pinned entry is never dropped, so the budget may be exceeded while everything is in use.
 
-    `load(key)` returns the value and its size in bytes; it runs in the thread that asked first, the others wait for
-    its outcome. A failed load is not remembered. Thread-safe.
+    `load(key)` (the cache's own, or given with each request where a key alone does not say enough) returns the value
+    and its size in bytes; it runs in the thread that asked first, the others wait for its outcome. A failed load is not
+    remembered. Thread-safe.
     """
 
-    def __init__(self, load: Callable[[K], tuple[V, int]], *, budget_bytes: int) -> None:
+    def __init__(self, load: Callable[[K], tuple[V, int]] | None = None, *, budget_bytes: int) -> None:
         self._load = load
         self._budget_bytes = budget_bytes
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
@@ -61,8 +62,8 @@ class Cache(Generic[K, V]):
             entry = self._entries.get(key)
             return None if entry is None else self._pin(key, entry)
 
-    def acquire(self, key: K) -> Pin[V]:
-        """The value, pinned, loaded if need be. Raises what `load` raised."""
+    def acquire(self, key: K, load: Callable[[K], tuple[V, int]] | None = None) -> Pin[V]:
+        """The value, pinned, loaded if need be (by `load` in place of the cache's own). Raises what that raised."""
         while True:
             with self._lock:
                 if (entry := self._entries.get(key)) is not None:
@@ -71,7 +72,9 @@ class Cache(Generic[K, V]):
                 if waiting is None:
                     mine = self._loading[key] = Future()
             if waiting is None:
-                return self._fill(key, mine)
+                filled = load or self._load
+                assert filled is not None, "a cache without a load of its own is given one with each request"
+                return self._fill(key, mine, filled)
             waiting.result()  # the first asker's error is everybody's; after a success look again
 
     def keys(self) -> list[K]:
@@ -89,9 +92,9 @@ class Cache(Generic[K, V]):
         with self._lock:
             self._entries.clear()
 
-    def _fill(self, key: K, outcome: "Future[None]") -> Pin[V]:
+    def _fill(self, key: K, outcome: "Future[None]", load: Callable[[K], tuple[V, int]]) -> Pin[V]:
         try:
-            value, num_bytes = self._load(key)
+            value, num_bytes = load(key)
         except BaseException as error:  # the waiting threads must wake with it, whatever it is
             with self._lock:
                 del self._loading[key]

@@ -114,10 +114,11 @@ class RoutedForecaster:
             self.forecasters[name].predict(frame.take(place.tolist()), prediction_length, quantile_levels)
             for name, place in zip(names, places, strict=True)
         ]
-        return _merged(frame, places, parts)
+        return merged(frame, places, parts)
 
 
-def _merged(frame: SeriesFrame, places: Sequence[Any], parts: Sequence[Forecast]) -> Forecast:
+def merged(frame: SeriesFrame, places: Sequence[Any], parts: Sequence[Forecast]) -> Forecast:
+    """Forecasts of parts of a frame, each at its series' places, in the frame's order."""
     back = np.argsort(np.concatenate(places), kind="stable")
     quantiles = [part.quantiles for part in parts if part.quantiles is not None]
     kinds = dict.fromkeys(part.point_kind for part in parts)
