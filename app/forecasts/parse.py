@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +28,7 @@ FILE_TYPES = frozenset(
         "application/zstd",
     }
 )
+Sent = TypeVar("Sent", bound=ForecastIn)
 _FIELDS = frozenset({"model", "prediction_length", "quantile_levels", "levels", "item_ids"})
 _COLUMN_LISTS = frozenset({"target_columns", "past_covariate_columns", "future_covariate_columns", "static_columns"})
 
@@ -93,10 +94,19 @@ def parse_request(request: Request, body: bytes, *, max_series: int) -> Forecast
 
 
 def parse_json(body: bytes, *, max_series: int) -> ForecastRequest:
+    return from_sent(validated(ForecastIn, body), max_series=max_series)
+
+
+def validated(kind: type[Sent], body: bytes) -> Sent:
+    """The body as a `kind`; what is wrong with it is answered as FastAPI would."""
     try:
-        sent = ForecastIn.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise RequestValidationError(_problems(error)) from error
+
+
+def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:
+    """From a body that fits the schema; 422 where its fields do not fit each other."""
     if sent.series is not None and sent.file is not None:
         raise ApiError(422, "ambiguous_history", "Give the history as `series` or as `file`, not both.", param="file")
     history: History = TrainingHistory()

@@ -24,7 +24,7 @@ from app.forecasts.parse import (
     check_num_series,
 )
 from app.forecasts.respond import Numbers
-from app.registry.directory import SourceKind, Target
+from app.registry.directory import Source, SourceKind, Target
 from app.registry.state import RegistryState
 from app.services import Services
 from app.settings import Settings
@@ -81,15 +81,30 @@ class ForecastService:
 
     async def forecast(self, principal: Principal, request: ForecastRequest) -> ForecastResult:
         """Raises `ApiError` or a core error; see the statuses of the route."""
+        target, prediction_length, frame = await self.read(principal, request)
+        check_size(len(frame), prediction_length, request.levels)
+        check_calendar(frame, prediction_length)
+        levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
+        return ForecastResult(target=target, frame=frame, levels=levels, numbers=_with_notes(numbers, target, frame))
+
+    async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, SeriesFrame]:
+        """What answers, for how many steps, and the history; raises as `forecast` does."""
         target = await self._registry.directory.target(principal.tenant_id, request.model)
         check_covariates(target, request)
         prediction_length = resolve_prediction_length(target, request, self._settings.max_prediction_length)
         frame = selected(await self._frame(principal, request, target), request.item_ids)
         check_num_series(len(frame), self._settings.max_forecast_series)
-        check_size(len(frame), prediction_length, request.levels)
-        check_calendar(frame, prediction_length)
-        levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
-        return ForecastResult(target=target, frame=frame, levels=levels, numbers=_with_notes(numbers, target, frame))
+        return target, prediction_length, frame
+
+    async def numbers(
+        self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
+    ) -> Numbers:
+        """From the engine, which is opened first if need be; 429 when it is full."""
+        engine = await asyncio.shield(self._engine())
+        try:
+            return await engine.forecast(source, frame, prediction_length, levels)
+        except OverloadedError as error:
+            raise _overloaded(error) from error
 
     async def _frame(self, principal: Principal, request: ForecastRequest, target: Target) -> SeriesFrame:
         match request.history:
@@ -110,15 +125,12 @@ class ForecastService:
     async def _compute(
         self, target: Target, frame: SeriesFrame, prediction_length: int, levels: Levels
     ) -> tuple[Levels, Numbers]:
-        engine = await asyncio.shield(self._engine())
         try:
-            return levels, await engine.forecast(target.source, frame, prediction_length, levels.floats)
-        except OverloadedError as error:
-            raise _overloaded(error) from error
+            return levels, await self.numbers(target.source, frame, prediction_length, levels.floats)
         except ConfigError as error:
             if levels.asked or error.code != UNAVAILABLE:
                 raise
-        numbers = await engine.forecast(target.source, frame, prediction_length, ())
+        numbers = await self.numbers(target.source, frame, prediction_length, ())
         note = f"No quantiles: the history is too short for {target.source.name} to have any."
         return NO_LEVELS, replace(numbers, notes=(*numbers.notes, note))
 
