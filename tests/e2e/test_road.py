@@ -1,12 +1,14 @@
 """The main road, by real processes: serve, fine-tune, forecast; and `serve` under bad circumstances."""
 
 import csv
+import io
 import json
 import os
 import signal
 import socket
 import stat
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +18,14 @@ import pytest
 from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
 from tests.e2e.live import Live, environment, run, serving, stop
+from tsfm.series.load import InlineSeries, frame_from_inline
+from tsfm.tasks.forecast import Forecaster
 
 WAIT_SECONDS = 60.0
 QUICK = ("--set", "max_epochs=2", "--set", "learning_rate=0.001", "--set", "max_windows_per_epoch=64")
+METHODS = ["lora", "lp_full", *(pytest.param(m, marks=pytest.mark.slow) for m in ("adalora", "trace"))]
+"""Methods that no other test makes a job of. A run that imports `peft` costs five seconds of a core: one is enough by
+default, for all adapters are stored, shown and opened alike."""
 PASSENGERS = ROOT / "examples" / "air_passengers.csv"
 DEMAND = ROOT / "examples" / "hourly_demand.csv"
 PUBLISHED = data_root() / "ttm_r2_512_96"
@@ -41,6 +48,11 @@ def job(live: Live) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
     return found
+
+
+def api(live: Live) -> httpx.Client:
+    key = (live.home / "api_key").read_text().strip()
+    return httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {key}"}, timeout=60.0)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -272,3 +284,36 @@ def _ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_job_whose_download_forecasts_like_the_service(
+    live: Live, method: str, tmp_path: Path
+) -> None:
+    with PASSENGERS.open() as source:
+        values = [float(row["target"]) for row in csv.DictReader(source)]
+    history = {"item_id": "a", "start": "1949-01-01", "freq": "MS", "target": values}
+    short = {"max_epochs": 1, "learning_rate": 0.001, "max_windows_per_epoch": 32, "max_validation_windows": 8}
+    with api(live) as client, PASSENGERS.open("rb") as upload:
+        fields = {"method": method, "prediction_length": "12", "hyperparameters": json.dumps(short)}
+        made = client.post("/v1/jobs", data=fields, files={"file": ("passengers.csv", upload)}).json()
+        url = f"/v1/jobs/{made['id']}"
+        wait_for(lambda: client.get(url).json()["status"] in ("succeeded", "failed"))
+        found = client.get(url).json()
+        assert found["status"] == "succeeded", found["error"]
+        assert (found["method"]["type"], found["progress"]["fraction"] >= 0.9) == (method, True)
+        assert {"tuned", "zero_shot"} < {candidate["name"] for candidate in found["candidates"]}
+        assert found["verdict"]["reason"], found["gate"]
+        version = f"/v1/models/{found['fine_tuned_model']}/versions/1"
+        asked = {"model": f"{found['fine_tuned_model']}@1", "prediction_length": 12}
+        answer = client.post("/v1/forecast", json={**asked, "series": [history]}).json()
+        served = client.get(version).json()
+        with zipfile.ZipFile(io.BytesIO(client.get(f"{version}/download").content)) as archive:
+            archive.extractall(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(served["files"])
+    assert ("adapter_config.json" in served["files"]) == (method != "lp_full")
+    frame = frame_from_inline([InlineSeries(**history)])
+    forecast = Forecaster.open(folder, digest=served["digest"]).predict(frame, 12)
+    assert forecast.point[0].tolist() == pytest.approx(answer["forecasts"][0]["mean"], rel=1e-5)
+    assert 0 < found["num_trainable_parameters"] == served["manifest"]["num_trainable_parameters"]
