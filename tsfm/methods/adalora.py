@@ -37,6 +37,8 @@ class Allocation(NamedTuple):
 
 class AdaLoRA(Method):
     config: AdaLoRAConfig
+    _tuner: Any
+    """`peft.AdaLoraModel`, whose methods carry no types."""
 
     def prepare(self, backbone: Backbone) -> Backbone:
         config, names = self.config, targets(backbone, head=self.config.head)
