@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.exc import OperationalError
@@ -13,7 +13,7 @@ from app.files.results import add_results
 from app.jobs import leases
 from app.jobs.states import TERMINAL, JobStatus
 from app.queue import RUN_JOB, enqueue
-from app.registry.register import Registered, register_version
+from app.registry.register import Registered, as_registered, register_version
 from app.tables import Job
 from worker.protocol import Order
 from worker.supervise import Claimed, Dropped, Failed, Finished, Lost, Outcome, Stopped, Worker
@@ -121,24 +121,28 @@ def _register(session: Session, worker: Worker, claimed: Claimed, outcome: Finis
         incumbent=None if incumbent is None else incumbent["version"],
         refit=outcome.refit,
     )
-    result_files = add_results(session, tenant_id=claimed.tenant_id, results=outcome.result_files)
-    again = None
-    if outcome.refit is not None:
-        again = {"version": registered.refit_version, "digest": outcome.refit.digest}
     return leases.succeed(
         session,
         claimed.job_id,
         owner=claimed.owner,
-        result={
-            **outcome.result,
-            "verdict": {**outcome.result["verdict"], "promoted": registered.promoted},
-            "result_files": result_files,
-            "refit": again,
-        },
+        result=_result(session, claimed, outcome, registered),
         name=registered.name,
         version=registered.version,
         message=_verdict(outcome, registered),
     )
+
+
+def _result(session: Session, claimed: Claimed, outcome: Finished, registered: Registered) -> dict[str, Any]:
+    """What the job shows of its end."""
+    result, refit, gate = outcome.result, outcome.refit, outcome.result.get("gate")
+    verdict = as_registered(result["verdict"], "reason", registered.note)
+    return {
+        **result,
+        "verdict": {**verdict, "promoted": registered.promoted},
+        "gate": None if gate is None else as_registered(gate, "sentence", registered.note),
+        "result_files": add_results(session, tenant_id=claimed.tenant_id, results=outcome.result_files),
+        "refit": None if refit is None else {"version": registered.refit_version, "digest": refit.digest},
+    }
 
 
 def _verdict(outcome: Finished, registered: Registered) -> str:

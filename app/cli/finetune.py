@@ -45,6 +45,7 @@ def finetune(
     test: Annotated[bool, typer.Option("--test/--no-test", help="Keep a test block to be judged on.")] = True,
     suffix: Annotated[str | None, typer.Option(help="Becomes part of the new model's name.")] = None,
     register_as: Annotated[str | None, typer.Option(help="Existing model to add a version to.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Also train the winning recipe on all history.")] = False,
     id_column: IdColumn = None,
     timestamp_column: TimestampColumn = None,
     target_column: TargetColumn = None,
@@ -68,6 +69,7 @@ def finetune(
         "seed": seed,
         "suffix": suffix,
         "register_as": register_as,
+        "refit": refit or None,
     }
     options = roles(
         id_column=id_column,

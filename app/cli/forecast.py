@@ -106,7 +106,7 @@ def _print_provenance(answer: Mapping[str, Any]) -> None:
     say(f"{answer['model']}{version}: {len(forecasts)} series, {len(forecasts[0]['timestamps'])} steps")
     fallbacks = sorted({one["fallback"] for one in forecasts if one["fallback"]})
     if fallbacks:
-        say(f"  answered by {', '.join(fallbacks)}: the tuned weights did not beat it on the test block")
+        say(f"  answered by {', '.join(fallbacks)}, which the tuned weights did not beat")
     for note in answer["notes"]:
         say(f"  {note}")
     if left := answer["uncalibrated_levels"]:

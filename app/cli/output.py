@@ -131,6 +131,8 @@ def print_verdict(job: Mapping[str, Any]) -> None:
     if verdict.get("reason"):
         out.print(f"\n[bold]Verdict[/]  {escape(verdict['reason'])}")
     model = job.get("fine_tuned_model")
+    if job.get("refit_version"):
+        out.print(f"{escape(str(model))}@{job['refit_version']} is the same recipe on all history; nobody judged it.")
     if model and verdict.get("fallback"):
         instead = candidate_name(job, verdict["fallback"])
         out.print(f"The name {escape(model)} therefore answers with {escape(instead)};")

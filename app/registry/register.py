@@ -112,9 +112,11 @@ def register_version(
     if verdict["promoted"]:
         standing = promote(registry, model, version, expected=incumbent)
         promoted = standing is None
-        version.verdict = {**verdict, "promoted": promoted}
         if standing is not None:
             note = _overtaken(model, version, judged_against=incumbent, standing=standing)
+    version.verdict = {**as_registered(verdict, "reason", note), "promoted": promoted}
+    if version.gate is not None:
+        version.gate = as_registered(version.gate, "sentence", note)
     return Registered(
         name=model.name,
         version=version.version,
@@ -123,6 +125,11 @@ def register_version(
         refit_version=number + 1 if refit is not None else None,
         note=note,
     )
+
+
+def as_registered(found: Mapping[str, Any], sentence: str, note: str | None) -> dict[str, Any]:
+    """What a run said of its verdict, and what became of it: the run cannot know that its name was overtaken."""
+    return dict(found) if note is None else {**found, sentence: f"{found[sentence]} {note}"}
 
 
 def _version(

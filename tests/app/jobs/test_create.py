@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+import threading
+import time
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from app.db import session_scope
-from app.queue import RUN_JOB, FakeQueue
+from app.ids import utc_now
+from app.jobs.measurements import MAX_WAITING
+from app.queue import MEASURE, RUN_JOB, FakeQueue
 from app.services import Services
 from app.settings import Settings
 from app.storage import file_key
-from app.tables import File, Job
+from app.tables import File, Job, Measurement, Worker
 from tests.app.jobs.factories import add_job
 from tsfm import catalog
 
@@ -91,6 +95,7 @@ class TestForm:
             ({"prediction_length": "12", "colour": "red"}, 422, "unknown_field", "colour"),
             ({"prediction_length": "12", "task": "imputation"}, 422, "unsupported_task", "task"),
             ({"prediction_length": "12", "hyperparameters": '{"lr": 1}'}, 422, "unknown_hyperparameter", None),
+            ({"prediction_length": "12", "method": "zero_shot", "refit": "true"}, 422, "invalid_config", "refit"),
             ({"prediction_length": "12", "register_as": "ft:nobody"}, 404, "model_not_found", "register_as"),
             ({"prediction_length": "12", "csv": "timestamp,load\n2026-01-01,ten\n"}, 422, None, None),
             ({"prediction_length": "12", "csv": ""}, 422, None, None),
@@ -294,3 +299,95 @@ def test_both_forms_stand_in_the_schema(client: httpx.Client) -> None:
     assert set(content) == {"application/json", "multipart/form-data"}
     assert "hyperparameters" in content["multipart/form-data"]["schema"]["properties"]
     assert "$defs" not in json.dumps(content), "nested schemas are resolvable"
+
+
+class TestMeasuredDryRun:
+    """The gateway's half; `tests/worker/test_measurements.py` has a worker answer."""
+
+    @pytest.fixture(autouse=True)
+    def worker_is_up(self, engine: Engine) -> None:
+        with session_scope(engine) as session:
+            session.add(Worker(id="w", hostname="h", device="cpu", seen_at=utc_now()))
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"measure_seconds": 0.5})
+
+    @pytest.mark.parametrize("by_form", [True, False])
+    def test_without_an_answer_the_table_is_shown_and_nothing_stays(
+        self, client: httpx.Client, engine: Engine, settings: Settings, queue: FakeQueue, by_form: bool
+    ) -> None:
+        if by_form:
+            answer = submit(client, prediction_length="12", dry_run="true")
+        else:
+            body = {"training_file": upload(client).json()["id"], "prediction_length": 12, "dry_run": True}
+            answer = client.post("/v1/jobs", json=body)
+        estimate = answer.raise_for_status().json()["estimate"]
+        assert estimate["basis"] == "table"
+        assert estimate["note"] == "Not measured: no worker answered within 0.5 s."
+        assert [name for name, _ in queue.sent] == [MEASURE]
+        assert measurements_of(engine) == []
+        assert counts(engine) == ((0, 0) if by_form else (1, 0))
+        assert len(stored(settings)) == (0 if by_form else 2)
+
+    def test_a_failed_measurement_says_why(self, client: httpx.Client, engine: Engine) -> None:
+        answering = threading.Thread(target=answer_with, args=(engine, {"error": "Not even one window fits."}))
+        answering.start()
+        estimate = submit(client, prediction_length="12", dry_run="true").json()["estimate"]
+        answering.join()
+        assert (estimate["basis"], estimate["note"]) == ("table", "Not measured: Not even one window fits.")
+
+    def test_the_job_that_follows_shows_what_was_measured(self, client: httpx.Client, engine: Engine) -> None:
+        found = {
+            "seconds": 7.5,
+            "memory_bytes": 1,
+            "windows": 2,
+            "steps": 3,
+            "trainable_parameters": 4,
+            "device": "cpu",
+        }
+        answering = threading.Thread(target=answer_with, args=(engine, found))
+        answering.start()
+        dry = submit(client, prediction_length="12", dry_run="true").json()
+        answering.join()
+        assert dry["estimate"] == {**found, "basis": "measured", "note": None}
+        assert submit(client, prediction_length="12").json()["estimate"] == dry["estimate"]
+        body = {"training_file": upload(client).json()["id"], "prediction_length": 12}
+        assert client.post("/v1/jobs", json=body).json()["estimate"] == dry["estimate"], "the same bytes, stored"
+        assert submit(client, prediction_length="6").json()["estimate"]["basis"] == "table"
+
+    def test_a_dry_run_leaves_an_idempotency_key_unused(self, client: httpx.Client, engine: Engine) -> None:
+        files, headers = {"file": ("load.csv", CSV)}, {"idempotency-key": "k"}
+        dry = client.post("/v1/jobs", files=files, data={"prediction_length": "12", "dry_run": "true"}, headers=headers)
+        assert dry.json()["object"] == "fine_tuning.job.estimate"
+        job = client.post("/v1/jobs", files=files, data={"prediction_length": "12"}, headers=headers)
+        assert job.json()["object"] == "fine_tuning.job"
+        assert counts(engine) == (1, 1)
+
+    def test_too_many_waiting_are_answered_from_the_table_at_once(
+        self, client: httpx.Client, engine: Engine, queue: FakeQueue
+    ) -> None:
+        file_id = upload(client).json()["id"]
+        with session_scope(engine) as session:
+            tenant_id = session.get_one(File, file_id).tenant_id
+            for i in range(MAX_WAITING):
+                values = {"id": f"m{i}", "tenant_id": tenant_id, "file_id": file_id, "created_at": utc_now()}
+                session.add(Measurement(**values, resolved={}, reading={}))
+        answer = client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12, "dry_run": True})
+        assert "wait already" in answer.json()["estimate"]["note"]
+        assert queue.sent == []
+
+
+def measurements_of(engine: Engine) -> list[str]:
+    with session_scope(engine, read_only=True) as session:
+        return list(session.scalars(select(Measurement.id)))
+
+
+def answer_with(engine: Engine, result: dict[str, Any]) -> None:
+    """What a worker would write, as soon as somebody asks."""
+    deadline = time.monotonic() + 30
+    while not (asked := measurements_of(engine)):
+        assert time.monotonic() < deadline, "nobody asked"
+        time.sleep(0.01)
+    with session_scope(engine) as session:
+        session.execute(update(Measurement).where(Measurement.id == asked[0]).values(result=result))

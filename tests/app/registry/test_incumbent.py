@@ -47,7 +47,10 @@ class TestPromotion:
         assert "against version 1" in third.note
         assert "points at version 2" in third.note
         assert production(engine, name) == 2
-        assert version(engine, 3).incumbent == 1
+        late = version(engine, 3)
+        assert late.incumbent == 1
+        assert late.verdict is not None
+        assert (late.verdict["promoted"], late.verdict["reason"].endswith(third.note)) == (False, True)
 
     def test_one_judged_against_zero_shot_does_not_replace_what_came_meanwhile(
         self, engine: Engine, registered: Register
@@ -100,7 +103,11 @@ class TestFallback:
         name = registered().name
         with session_scope(engine) as session:
             delete_model(session, tenant_id=tenant(engine), name=name)
-        gate = {"passed": False, "versus": {rival: {"beaten": beaten} for rival, beaten in versus.items()}}
+        gate = {
+            "passed": False,
+            "sentence": "Not promoted.",
+            "versus": {rival: {"beaten": beaten} for rival, beaten in versus.items()},
+        }
         lost = dataclasses.replace(tuned, result={**tuned.result, "gate": gate})
         fresh = registered(lost, register_as=name, judged_against=1, fallback="incumbent")
         assert fresh.name != name
