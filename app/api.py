@@ -17,6 +17,7 @@ _NATIVE: tuple[str, ...] = (
     "app.usage",
     "app.registry.endpoints",
     "app.backbones.endpoints",
+    "app.backtests.endpoints",
 )
 
 

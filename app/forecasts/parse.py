@@ -1,12 +1,13 @@
 """From the bytes of a request to a checked `ForecastRequest`: JSON with the series inline, or a file as the body."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.errors import ApiError
 from app.forecasts.levels import Levels, parse_levels
@@ -28,7 +29,8 @@ FILE_TYPES = frozenset(
         "application/zstd",
     }
 )
-Sent = TypeVar("Sent", bound=ForecastIn)
+T = TypeVar("T")
+Sent = TypeVar("Sent", bound=BaseModel)
 _FIELDS = frozenset({"model", "prediction_length", "quantile_levels", "levels", "item_ids"})
 _COLUMN_LISTS = frozenset({"target_columns", "past_covariate_columns", "future_covariate_columns", "static_columns"})
 
@@ -72,6 +74,13 @@ class ForecastRequest:
 
 def parse_request(request: Request, body: bytes, *, max_series: int) -> ForecastRequest:
     """Reads by content type. 400 malformed, 415 another type, 422 well-formed but wrong."""
+    return read_body(request, body, json=partial(parse_json, max_series=max_series), file=parse_file)
+
+
+def read_body(
+    request: Request, body: bytes, *, json: Callable[[bytes], T], file: Callable[[bytes, list[tuple[str, str]]], T]
+) -> T:
+    """What `json` or `file` (with the query's fields) make of a body, by its content type."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if "content-encoding" in request.headers:
         raise ApiError(
@@ -82,9 +91,9 @@ def parse_request(request: Request, body: bytes, *, max_series: int) -> Forecast
     if media_type == "application/json" or media_type.endswith("+json"):
         if request.scope["query_string"]:
             raise ApiError(422, "unknown_field", "A JSON request takes its fields from the body, not from the address.")
-        return parse_json(body, max_series=max_series)
+        return json(body)
     if media_type in FILE_TYPES:
-        return parse_file(body, request.query_params.multi_items())
+        return file(body, request.query_params.multi_items())
     raise ApiError(
         415,
         "unsupported_media_type",
@@ -102,7 +111,7 @@ def validated(kind: type[Sent], body: bytes) -> Sent:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise RequestValidationError(_problems(error)) from error
+        raise RequestValidationError(problems(error)) from error
 
 
 def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:
@@ -130,7 +139,7 @@ def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:
     )
 
 
-def _problems(error: ValidationError) -> list[dict[str, Any]]:
+def problems(error: ValidationError) -> list[dict[str, Any]]:
     """pydantic's findings; a wrong `start`, which may be of two types, is one finding at `start` itself."""
     found: dict[tuple[int | str, ...], dict[str, Any]] = {}
     for problem in error.errors(include_url=False, include_input=False):

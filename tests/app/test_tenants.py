@@ -45,6 +45,11 @@ IN_THE_BODY: Mapping[tuple[str, str], Callable[[str], list[dict[str, Any]]]] = {
         {"json": {"model": "naive", "prediction_length": 2, "file": foreign[:64]}},
         {"params": {"model": foreign}, **CSV},
     ],
+    ("post", "/v1/backtests"): lambda foreign: [
+        {"json": {"model": foreign, "prediction_length": 1, "series": SERIES}},
+        {"json": {"model": "naive", "prediction_length": 1, "file": foreign[:64]}},
+        {"params": {"model": foreign, "prediction_length": "1"}, **CSV},
+    ],
 }
 
 
