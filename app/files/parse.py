@@ -18,7 +18,7 @@ import structlog
 from app.limits import series_limits
 from app.settings import Settings
 from tsfm.errors import DataError
-from tsfm.series.options import ReadOptions
+from tsfm.series.options import Limits, ReadOptions
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +46,11 @@ def parsed(
     filename: str,
     options: ReadOptions,
     timeout_seconds: float,
+    limits: Limits | None = None,
     command: tuple[str, ...] = COMMAND,
 ) -> Iterator[Parsed]:
-    """The file at `path`, understood. `DataError` says everything that is wrong with it."""
+    """The file at `path`, understood. `DataError` says everything that is wrong with it. `limits` are those of an
+    upload where none are given."""
     with tempfile.TemporaryDirectory(dir=settings.tmp_dir, prefix=WORK_PREFIX) as work:
         out = Path(work) / "series.parquet"
         scratch = Path(work) / "scratch"
@@ -57,7 +59,7 @@ def parsed(
             "path": str(path),
             "filename": filename,
             "options": options.to_mapping(),
-            "limits": series_limits(settings).to_mapping(),
+            "limits": (limits or series_limits(settings)).to_mapping(),
             "out": str(out),
             "work_dir": str(scratch),
         }

@@ -4,7 +4,8 @@ Everything here blocks (disk, database, parser) and runs in a worker thread.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import Engine
 
 from app.db import session_scope
 from app.errors import ApiError, Conflict, NotFound
+from app.files.parse import Parsed, parsed
 from app.files.repository import PROCESSED
 from app.files.service import no_series
 from app.forecasts.parse import BodyHistory, check_num_series
@@ -27,6 +29,11 @@ from tsfm.series.read import read_file
 MAX_LISTED = 20
 LARGE_POINTS = 1_000_000
 """A file of more points is not held in memory whole."""
+SMALL_BYTES = 1 << 20
+SMALL_PACKED_BYTES = 1 << 15
+"""A packed file may hold a thousand times its size."""
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1")
+"""How gzip, zstd and Parquet begin."""
 MAX_HISTORY = 65_536
 """More points than any source looks at: three weeks of minutes, and rolling origins before them."""
 
@@ -39,14 +46,32 @@ class HistoryReader:
 
     def from_body(self, history: BodyHistory) -> SeriesFrame:
         """Parses the sent file as an upload is parsed, keeping nothing. `DataError` lists every problem."""
-        with self._work_dir() as folder:
-            path, parquet = folder / "body", folder / "series.parquet"
-            path.write_bytes(history.data)
-            reading = read_file(
-                path, filename=None, options=history.options, limits=self._limits(), out=parquet, work_dir=folder
-            )
-            check_num_series(int(reading["num_series"]), self.settings.max_forecast_series)
-            return load_frame(parquet, reading)
+        with self._work_dir() as folder, self._read(folder, history) as found:
+            check_num_series(int(found.reading["num_series"]), self.settings.max_forecast_series)
+            return load_frame(found.series, found.reading)
+
+    @contextmanager
+    def _read(self, folder: Path, history: BodyHistory) -> Iterator[Parsed]:
+        """Small bodies here, since starting a process takes longer than reading them; others as uploads are read: what
+        they take of time and memory is not the gateway's."""
+        path = folder / "body"
+        path.write_bytes(history.data)
+        limits = self._limits()
+        if len(history.data) <= (SMALL_PACKED_BYTES if history.data.startswith(_PACKED) else SMALL_BYTES):
+            out = folder / "series.parquet"
+            reading = read_file(path, filename=None, options=history.options, limits=limits, out=out, work_dir=folder)
+            yield Parsed(reading=reading, series=out)
+            return
+        settings, options = self.settings, history.options
+        with parsed(
+            path,
+            settings=settings,
+            filename="body",
+            options=options,
+            timeout_seconds=settings.parse_seconds,
+            limits=limits,
+        ) as found:
+            yield found
 
     def from_file(self, tenant_id: str, file_id: str, *, training: bool = False) -> SeriesFrame:
         """An uploaded file's series, as read at upload; of a large file as much as any model looks at. 404 when the

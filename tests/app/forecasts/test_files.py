@@ -59,6 +59,23 @@ class TestBody:
         answer = post_csv(gateway, body, model="naive", prediction_length="1", content_type="application/gzip").json()
         assert [one["mean"] for one in answer["forecasts"]] == [[7.0], [107.0]]
 
+    def test_a_large_body_is_read_in_a_process_of_its_own_with_the_same_answers(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def forecasts() -> object:
+            return post_csv(gateway, long_csv(), model="toy", prediction_length="3").json()["forecasts"]
+
+        def refused() -> object:
+            answer = post_csv(gateway, b"timestamp,load\n2026-01-01,ten\n", model="toy", prediction_length="3")
+            error = answer.json()["error"]
+            return answer.status_code, error["code"], error["param"], error["message"]
+
+        here = (forecasts(), refused())
+        monkeypatch.setattr(history, "SMALL_BYTES", 10)
+        monkeypatch.setattr(history, "read_file", None)  # nothing is read in this process
+        assert (forecasts(), refused()) == here
+        assert list(gateway.settings.tmp_dir.iterdir()) == []
+
     def test_roles_and_lists_are_query_parameters(self, gateway: Gateway) -> None:
         rows = ["when;a;b"] + [f"{1 + i:02d}.03.2026;{i},5;{2 * i}" for i in range(20)]
         answer = post_csv(
