@@ -1,6 +1,6 @@
 """Runs benchmarks one after another and prints one table of all their figures.
 
-./run bench                    every one (an hour on two cores; `sff` skips the cells that are done)
+./run bench                    every one (an hour on two cores; `sff` skips what is done, `reproduce` only prints it)
 ./run bench NAME [options]     one, with its own options (./run bench NAME --help)
 ./run bench --list             their names and questions
 """
@@ -14,7 +14,10 @@ from pathlib import Path
 from common import RESULTS, table
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("training", "ingestion", "upload", "forecast", "startup", "chaos", "sff", "zero_shot")
+NAMES = ("training", "methods", "landscape", "ingestion", "upload", "forecast", "startup", "chaos", "sff", "zero_shot", "reproduce")
+
+OPTIONS = {"reproduce": ["--table"]}
+"""What a run of everything asks of a benchmark that would take days: `reproduce --plan` fills its table."""
 
 
 def main(words: list[str]) -> int:
@@ -49,7 +52,7 @@ def every() -> int:
     rows = []
     for name in NAMES:
         print(f"\n## {name}: {question(name)}\n", flush=True)
-        if one(name, []):
+        if one(name, OPTIONS.get(name, [])):
             failed.append(name)
             continue
         results = RESULTS / f"{name}.jsonl"

@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
 
 FOLDER = ROOT / "benchmarks"
-HELPERS = {"__main__", "common", "sets", "trainers"}
+HELPERS = {"__main__", "common", "sets", "trainers", "ltsf", "recipes", "reproduce_table"}
 Bench = Callable[[str], ModuleType]
 
 
@@ -44,6 +45,50 @@ def test_both_training_loops_end_with_the_same_weights(bench: Bench) -> None:
     (row,) = bench("training").measure(asked)
     assert row.figure > 0
     assert row.details["largest_weight_difference"] <= 1e-6
+
+
+def test_methods_take_turns_step_by_step(bench: Bench) -> None:
+    bench_methods = bench("methods")
+    asked = options(backbone="temper-tiny", methods=["linear_probe"], steps=2, rounds=1, batch_size=2)
+    (row,) = bench_methods.measure(asked)
+    assert 0 < row.figure < 2
+    order: list[int] = []
+    turns = bench_methods.Turns(3)
+
+    def walk(place: int, steps: int) -> None:
+        turns.wait(place)
+        for _ in range(steps):
+            order.append(place)
+            turns.next(place)
+        turns.leave(place)
+
+    threads = [threading.Thread(target=walk, args=(place, steps)) for place, steps in ((0, 3), (1, 1), (2, 3))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 0, 2, 0, 2]
+
+
+def test_a_landscape_of_starting_points(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_path("ett/ETTh1.csv")
+    monkeypatch.setenv("TEMPER_DATA", str(data_root()))
+    asked = options(
+        backbone="temper-tiny",
+        set_name="ETTh1",
+        alphas=[0.9],
+        initialisations=["backbone"],
+        windows=1,
+        probes=16,
+        seed=0,
+        surface=False,
+        plot=None,
+    )
+    rows = bench("landscape").measure(asked)
+    assert [row.question.split(", ")[2] for row in rows] == ["pretrained: largest Hessian eigenvalue", "α = 0.9"]
+    assert "| pretrained | " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layout", ["long", "wide"])

@@ -1,0 +1,140 @@
+"""How each contender of `reproduce.py` is trained: its method, its trials on validation, its schedule.
+
+`full` and `sff` get the same number of trials, picked on validation; the others get half as many. Methods are found by
+name in the product's catalogue, then among `trainers.py`; only IBM's `head_decoder` lives here.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tsfm import catalog, methods
+from tsfm.backbones.base import Backbone
+from tsfm.configs import TrainConfig
+from tsfm.methods.base import Method
+
+SEEDED = ("twin_seed", "init_seed")
+"""Options that take the seed of the run, so that seeds differ in all that is drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadDecoderConfig:
+    """IBM's few-shot recipe for TTM (evaluation.md §5, §9)."""
+
+    head_dropout: float | None = None
+    """Replaces the published dropout of decoder and head; IBM takes 0.7 on the ETT sets."""
+
+
+class HeadDecoder(Method):
+    """The encoder is frozen; decoder and head are trained. For networks with modules of these names: TTM."""
+
+    config: HeadDecoderConfig
+
+    def prepare(self, backbone: Backbone) -> Backbone:
+        trained = ("decoder.", backbone.head_name + ".")
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+        if self.config.head_dropout is not None:
+            for name, module in backbone.named_modules():
+                if name.startswith(trained) and name.endswith("dropout"):
+                    module.p = self.config.head_dropout
+        return backbone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    learning_rate: float
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the method."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One contender. Values that a table's reader must know are all in here: the cells are keyed by it."""
+
+    name: str
+    method: str
+    trials: tuple[Trial, ...] = ()
+    """Each a complete schedule; empty where nothing is trained."""
+    epochs: int = 4
+    batch_size: int = 64
+    """Windows, or origins with all their channels."""
+    by_origin: bool = False
+    evaluations_per_epoch: int = 4
+    patience: int = 6
+    """Evaluations without a better one before a schedule is given up; the best weights on validation are taken."""
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.0
+
+    def train_config(self, trial: Trial, *, seed: int) -> TrainConfig:
+        return TrainConfig(
+            max_epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=trial.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+            evaluations_per_epoch=self.evaluations_per_epoch,
+            patience=self.patience,
+            checkpoint_every_seconds=1e9,
+            seed=seed,
+        )
+
+
+def rates(*values: float, **options: Any) -> tuple[Trial, ...]:
+    return tuple(Trial(learning_rate=value, options=dict(options)) for value in values)
+
+
+def recipes(set_name: str) -> dict[str, Recipe]:
+    """Every contender on a set, by name."""
+    listed: Iterable[Recipe] = (
+        Recipe(name="zero_shot", method="zero_shot"),
+        Recipe(name="linear_probe", method="linear_probe", trials=rates(1e-4, 3e-4, 1e-3)),
+        # IBM's script: AdamW with torch's decay, OneCycle (it rises over 30 % of the steps), evaluated once an epoch.
+        Recipe(
+            name="head_decoder",
+            method="head_decoder",
+            trials=rates(1e-4, 3e-4, 1e-3, head_dropout=0.7 if set_name.startswith("ETT") else None),
+            epochs=50,
+            by_origin=True,
+            evaluations_per_epoch=1,
+            patience=10,
+            warmup_fraction=0.3,
+            weight_decay=0.01,
+        ),
+        Recipe(name="full", method="full", trials=rates(3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
+        Recipe(
+            name="sff",
+            method="sff",
+            trials=tuple(t for alpha in (0.9, 0.95, 0.99) for t in rates(1e-4, 3e-4, alpha=alpha)),
+        ),
+        Recipe(name="scratch", method="scratch", trials=rates(3e-4, 1e-3, 3e-3)),
+        Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),
+        Recipe(name="lora", method="lora", trials=rates(3e-4, 1e-3, 3e-3)),
+        Recipe(name="adalora", method="adalora", trials=rates(3e-4, 1e-3, 3e-3)),
+        Recipe(name="trace", method="trace", trials=rates(3e-4, 1e-3, 3e-3)),
+        Recipe(name="trace, random", method="trace", trials=rates(3e-4, 1e-3, 3e-3, selection="random")),
+        Recipe(name="trace, magnitude", method="trace", trials=rates(3e-4, 1e-3, 3e-3, selection="magnitude")),
+        Recipe(name="sam", method="sam", trials=tuple(t for rho in (0.01, 0.05, 0.1) for t in rates(3e-5, rho=rho))),
+        Recipe(name="swa", method="swa", trials=rates(1e-5, 3e-5, 1e-4)),
+        Recipe(
+            name="l2_sp",
+            method="l2_sp",
+            trials=tuple(t for beta in (1e-3, 1e-2, 1e-1) for t in rates(3e-5, beta=beta)),
+        ),
+    )
+    return {recipe.name: recipe for recipe in listed}
+
+
+def create(name: str, options: Mapping[str, Any], *, seed: int) -> Method:
+    """The method of a trial; `UnknownName` where neither the catalogue nor the benchmarks have it."""
+    if name == "head_decoder":
+        return HeadDecoder(HeadDecoderConfig(**options))
+    config = catalog.method(name).config
+    drawn = {f.name: seed for f in dataclasses.fields(config) if f.name in SEEDED}
+    return methods.create(name, config(**{**drawn, **options}))
+
+
+def known(recipe: Recipe) -> bool:
+    """Whether the method can be had in this version."""
+    return recipe.method == "head_decoder" or recipe.method in catalog.METHODS

@@ -1,0 +1,110 @@
+"""The tables of `reproduce.py`: what is done, beside IBM's figures, with what the seeds can and cannot tell apart."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+IBM_FEW_SHOT = {"ETTh1": 0.36197, "ETTh2": 0.27278, "ETTm1": 0.34084, "ETTm2": 0.17623, "weather": 0.15043}
+"""IBM's own 5 % figures for TTM-R2, 512 → 96, unrounded (evaluation.md §9)."""
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Two-sided 95 % points of Student's t, by number of seeds."""
+MIN_SEEDS = 5
+Line = Mapping[str, Any]
+Cells = dict[str, dict[str, list[Line]]]
+"""Set → method → its seeds."""
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """Every cell so far; [] where there is none."""
+    if not path.exists():
+        return []
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def print_tables(lines: Sequence[Line]) -> None:
+    print(tables(lines))
+
+
+def tables(lines: Sequence[Line]) -> str:
+    """One section per backbone, horizon, fraction and mode, in the order in which they were begun."""
+    sections: dict[tuple[Any, ...], list[Line]] = {}
+    for line in lines:
+        named = (line["backbone"], line["horizon"], line["fraction"], line["fraction_mode"])
+        sections.setdefault(named, []).append(line)
+    return "\n\n".join(_section(*name, found) for name, found in sections.items())
+
+
+def _section(backbone: str, horizon: int, fraction: float, mode: str, lines: Sequence[Line]) -> str:
+    cells: Cells = {}
+    for line in lines:
+        cells.setdefault(line["set"], {}).setdefault(line["method"], []).append(line)
+    methods = list(dict.fromkeys(line["method"] for line in lines))
+    few_shot = backbone == "ttm-r2" and horizon == 96 and fraction == 0.05 and mode == "first"
+    title = f"{backbone}, horizon {horizon}, {fraction:.0%} of train ({mode})"
+    parts = [f"**{title}: test MSE, every window; mean ± deviation over seeds**", "", _errors(cells, methods, few_shot)]
+    parts += ["", f"**{title}: claims**", "", *(f"- {claim}" for claim in _claims(cells, few_shot))]
+    return "\n".join(parts)
+
+
+def _errors(cells: Cells, methods: Sequence[str], few_shot: bool) -> str:
+    rows = [["method", "trainable", *cells], ["---"] * (2 + len(cells))]
+    for method in methods:
+        done = {name: by_method.get(method, []) for name, by_method in cells.items()}
+        some = next(found for found in done.values() if found)
+        trained = some[0].get("trainable_parameters", 0)
+        rows.append([f"`{method}`", f"{trained:,}", *(spread([x["mse"] for x in found]) for found in done.values())])
+        if any("best_epoch" in x for found in done.values() for x in found):
+            best = [[x["best_epoch"]["mse"] for x in found if "best_epoch" in x] for found in done.values()]
+            rows.append([f"`{method}`, epoch picked on test", "", *(f"*{spread(v)}*" if v else "" for v in best)])
+    if few_shot:
+        rows.append(["IBM, tuned on 5 %", "289,696", *(f"{IBM_FEW_SHOT[name]:.5f}" for name in cells)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _claims(cells: Cells, few_shot: bool) -> Iterable[str]:
+    for name, found in cells.items():
+        mse = {method: [x["mse"] for x in seeds] for method, seeds in found.items()}
+        for method in ("sff", "trace"):
+            if method in mse and "zero_shot" in mse:
+                bars = {"zero-shot": mse["zero_shot"][0]}
+                if few_shot:
+                    bars["IBM's figure"] = IBM_FEW_SHOT[name]
+                yield f"{name}: `{method}` {won(mse[method], bars)}"
+        for method in ("sff", "trace"):
+            if method in found and "full" in found:
+                yield f"{name}: `{method}` against `full`: {against(found[method], found['full'])}"
+
+
+def won(values: Sequence[float], bars: Mapping[str, float]) -> str:
+    """A win is a mean over at least five seeds below every bar by more than one standard error (evaluation.md §9)."""
+    told = ", ".join(f"{bar} {value:.5f}" for bar, value in bars.items())
+    mean = statistics.mean(values)
+    if len(values) < MIN_SEEDS:
+        return f"{mean:.5f} on {len(values)} of {MIN_SEEDS} seeds; {told}: not judged yet."
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    verdict = "**wins**" if all(mean + error < bar for bar in bars.values()) else "does not win"
+    return f"{mean:.5f} (standard error {error:.5f}) {verdict}; {told}."
+
+
+def against(ours: Sequence[Line], theirs: Sequence[Line]) -> str:
+    """Seed by seed on the same test windows; what a 95 % interval of the difference cannot tell is a tie."""
+    other = {line["seed"]: line["mse"] for line in theirs}
+    gaps = [line["mse"] - other[line["seed"]] for line in ours if line["seed"] in other]
+    if len(gaps) < 2:
+        return "not enough seeds yet."
+    mean, half = statistics.mean(gaps), T_95[len(gaps)] * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    word = "tie" if abs(mean) <= half else "below" if mean < 0 else "above"
+    return f"{word} ({mean:+.5f} ± {half:.5f}, {len(gaps)} seeds)."
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± deviation, and how many seeds where not five."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.5f}"
+    few = "" if len(values) == MIN_SEEDS else f" ({len(values)})"
+    return f"{statistics.mean(values):.5f} ± {statistics.stdev(values):.5f}{few}"
