@@ -168,4 +168,3 @@ class TestMeasure:
         gates.modules[0].lora_B.register_forward_pre_hook(lambda _, given: (given[0][:-1],), prepend=True)
         with pytest.raises(ValueError, match="rows for 11 windows"):
             gates.measure(model, [batch()], NOTHING_MASKED, form="taylor")
-
