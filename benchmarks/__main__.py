@@ -14,7 +14,19 @@ from pathlib import Path
 from common import RESULTS, table
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("training", "methods", "landscape", "ingestion", "upload", "forecast", "startup", "chaos", "sff", "zero_shot", "reproduce")
+NAMES = (
+    "training",
+    "methods",
+    "landscape",
+    "ingestion",
+    "upload",
+    "forecast",
+    "startup",
+    "chaos",
+    "sff",
+    "zero_shot",
+    "reproduce",
+)
 
 OPTIONS = {"reproduce": ["--table"]}
 """What a run of everything asks of a benchmark that would take days: `reproduce --plan` fills its table."""
