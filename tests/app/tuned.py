@@ -44,13 +44,13 @@ def frame(num_series: int = 2, length: int = 240, *, seed: int = 0) -> SeriesFra
     )
 
 
-def tune(work_dir: Path, weights_dir: Path, *, seed: int = 0) -> Tuned:
+def tune(work_dir: Path, weights_dir: Path, *, seed: int = 0, method: str = "full") -> Tuned:
     """One short epoch on the toy."""
     out = work_dir / "artifact"
     result = run(
         FinetuneRequest(
             backbone="toy",
-            method="full",
+            method=method,
             prediction_length=HORIZON,
             context_length=32,
             hyperparameters={"max_epochs": 1, "learning_rate": 1e-3},

@@ -62,7 +62,7 @@ class AdaLoRA(Method):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.init_seed)
-            self._tuner = AdaLoraModel(backbone, wanted, ADAPTER)
+            self._tuner = AdaLoraModel(backbone, wanted, ADAPTER)  # type: ignore[no-untyped-call]  # as peft has it
         if config.head == "train":
             train_head(backbone)
         return backbone

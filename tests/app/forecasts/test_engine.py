@@ -4,6 +4,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from app.queue import FakeQueue
 from app.settings import Settings
 from app.storage import ObjectStore, blob_key
 from tests.app.forecasts.conftest import client_of, series
-from tests.app.tuned import Tuned, register
+from tests.app.tuned import Tuned, register, tune
 from tsfm.tasks.forecast import Forecast, Forecaster
 
 PATIENCE_SECONDS = 20
@@ -129,6 +130,26 @@ class TestDamage:
         with client_of(engine, server, "local") as client:
             assert client.post("/v1/forecast", json=body(model.name)).status_code == 200
         assert (copy / "model.safetensors").read_bytes() == (tuned.folder / "model.safetensors").read_bytes()
+
+
+def test_an_adapter_is_served_on_its_backbone_and_needs_its_weights(
+    server: str, engine: Engine, store: ObjectStore, toy_weights: Path, toy_backbone: str, tmp_path: Path
+) -> None:
+    adapter = tune(tmp_path, toy_weights, method="lora")
+    assert {"adapter_config.json", "adapter_model.safetensors"} < set(adapter.files)
+    model = register(engine, store, adapter)
+    weights = toy_weights / "toy" / "model.safetensors"
+    with client_of(engine, server, "local") as client:
+        weights.rename(tmp_path / "aside")
+        try:
+            refused = client.post("/v1/forecast", json=body(model.name))
+        finally:
+            (tmp_path / "aside").rename(weights)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "weights_unavailable")
+        served = client.post("/v1/forecast", json=body(model.name))
+        zero_shot = client.post("/v1/forecast", json=body("toy"))
+    assert served.status_code == zero_shot.status_code == 200, served.text
+    assert served.json()["forecasts"][0]["mean"] != zero_shot.json()["forecasts"][0]["mean"]
 
 
 def test_missing_backbone_weights_are_503_with_the_place_to_put_them(
