@@ -36,7 +36,11 @@ def _parse_json(body: bytes, *, max_series: int) -> BacktestRequest:
 
 
 def _parse_file(body: bytes, query: list[tuple[str, str]]) -> BacktestRequest:
-    own = {name: _value(name, value) for name, value in query if name in OWN_PARAMETERS}
+    texts: dict[str, str] = {}
+    for name, value in query:
+        if name in OWN_PARAMETERS:
+            texts[name] = f"{texts[name]},{value}" if name in texts else value
+    own = {name: _value(name, text) for name, text in texts.items()}
     try:
         options = BacktestOptions.model_validate(own)
     except ValidationError as error:

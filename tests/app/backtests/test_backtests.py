@@ -1,7 +1,9 @@
 """Backtests through a live gateway: numbers, layouts, refusals, load, and a caller who leaves."""
 
 import asyncio
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
@@ -13,6 +15,8 @@ from app.auth.repository import add_key, tenant_named
 from app.backtests.parse import BacktestRequest
 from app.backtests.schemas import BacktestOptions, Metric, Rival
 from app.backtests.service import BacktestService, CallerGone
+from app.cli.backtest import request, show, write_csv
+from app.cli.client import Client
 from app.db import session_scope
 from app.forecasts.levels import parse_levels
 from app.forecasts.parse import ForecastRequest, InlineHistory
@@ -144,6 +148,31 @@ class TestLayouts:
     def test_the_mirror_without_prefix(self, gateway: Gateway) -> None:
         response = gateway.clients["local"].post("/backtests", json=asked("naive"))
         assert response.status_code == 200
+
+
+class TestCommand:
+    def test_it_prints_the_models_and_writes_every_window(
+        self, gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        times = np.datetime64("2026-01-01T00:00:00") + np.arange(LENGTH) * np.timedelta64(1, "h")
+        path, out = tmp_path / "load.csv", tmp_path / "windows.csv"
+        path.write_text("timestamp,target\n" + "".join(f"{t},{v}\n" for t, v in zip(times, values(), strict=True)))
+        client = gateway.clients["local"]
+        key = client.headers["authorization"].removeprefix("Bearer ")
+        with Client(str(client.base_url), key) as api:
+            asked = {"model": gateway.won.name, "num_windows": 3, "levels": [80, 95]}
+            answer = request(api, asked, path)
+        write_csv(answer, out)
+        rows = list(csv.DictReader(out.read_text().splitlines()))
+        assert len(rows) == 3 * 4
+        assert rows[0]["model"] == gateway.won.name
+        assert 0 <= float(rows[0]["coverage-95"]) <= 1
+        assert rows[3]["coverage-95"] == "", "a rival's point has no interval"
+        show(answer)
+        printed = capsys.readouterr()
+        assert "seasonal_naive" in printed.out
+        assert "in 95 %" in printed.out
+        assert "3 windows of 8 steps, 8 apart" in printed.err
 
 
 class TestRefusals:
