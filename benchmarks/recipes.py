@@ -89,7 +89,7 @@ def recipes(set_name: str) -> dict[str, Recipe]:
     """Every contender on a set, by name."""
     listed: Iterable[Recipe] = (
         Recipe(name="zero_shot", method="zero_shot"),
-        Recipe(name="linear_probe", method="linear_probe", trials=rates(1e-4, 3e-4, 1e-3)),
+        Recipe(name="linear_probe", method="linear_probe", trials=rates(3e-5, 1e-4, 3e-4)),
         # IBM's script: AdamW with torch's decay, OneCycle (it rises over 30 % of the steps), evaluated once an epoch.
         Recipe(
             name="head_decoder",
@@ -106,7 +106,11 @@ def recipes(set_name: str) -> dict[str, Recipe]:
         Recipe(
             name="sff",
             method="sff",
-            trials=tuple(t for alpha in (0.9, 0.95, 0.99) for t in rates(1e-4, 3e-4, alpha=alpha)),
+            trials=(
+                *rates(1e-4, 3e-4, alpha=0.9),
+                *rates(1e-4, 3e-4, alpha=0.95),
+                *rates(3e-5, 1e-4, alpha=0.99),
+            ),
         ),
         Recipe(name="scratch", method="scratch", trials=rates(3e-4, 1e-3, 3e-3)),
         Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),

@@ -209,7 +209,7 @@ class Bench:
                 for e in ended
             ],
             "trainable_parameters": best.method.num_trainable_parameters(best.model),
-            "method_facts": best.method.facts(best.model),
+            "method_facts": short(best.method.facts(best.model)),
         }
         if best.best_epoch is not None:
             found = ltsf.error_of(best.best_epoch["model"], self.blocks.test)
@@ -306,6 +306,11 @@ class BestEpoch:
         error = ltsf.error_of(network, self.windows).mse
         if self.found is None or error < self.found["error"]:
             self.found = {"epoch": epoch, "error": error, "model": copy.deepcopy(network).requires_grad_(False)}
+
+
+def short(method_facts: dict[str, Any]) -> dict[str, Any]:
+    """A line keeps numbers and names; of lists and tables how long they are."""
+    return {name: len(v) if isinstance(v, list | dict) else v for name, v in method_facts.items()}
 
 
 def some(windows: LtsfWindows, count: int, batch_size: int) -> list[Batch]:
