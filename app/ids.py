@@ -17,6 +17,7 @@ VERSION = "mv-"
 KEY = "key-"
 TENANT = "tenant-"
 REQUEST = "req_"
+MEASUREMENT = "measure-"
 
 
 class _Randomness:

@@ -16,6 +16,7 @@ from app.auth.cache import KeyCache
 from app.db import make_engine, upgrade
 from app.files.upload import remove_leftovers
 from app.health import Readiness
+from app.jobs.measurements import Measuring
 from app.jobs.stream import EventHub
 from app.queue import CeleryQueue, Queue
 from app.services import Services
@@ -65,6 +66,7 @@ async def _lifespan(app: FastAPI, settings: Settings, queue: Queue | None) -> As
         store=ObjectStore(settings.storage_url),
         queue=queue or CeleryQueue(settings.broker_url),
         keys=KeyCache(),
+        measuring=Measuring(),
         parse_slots=CapacityLimiter(settings.max_concurrent_parses),
     )
     app.state.services = services

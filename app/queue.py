@@ -16,8 +16,11 @@ log = structlog.get_logger(__name__)
 
 RUN_JOB = "temper.run_job"
 READ_FILE = "temper.read_file"
-QUEUES = {RUN_JOB: "train", READ_FILE: "default"}
+MEASURE = "temper.measure"
+QUEUES = {RUN_JOB: "train", READ_FILE: "default", MEASURE: "measure"}
 """Task name → Celery queue."""
+EXPIRES_SECONDS = {MEASURE: 60.0}
+"""After so long a message is thrown away unread; whoever sent it no longer waits. Others wait for ever."""
 VISIBILITY_TIMEOUT_SECONDS = 7 * 24 * 3600
 """Above any run: the shortest value among producers and workers wins, and a redelivery is only ever a no-op."""
 
@@ -73,7 +76,14 @@ class CeleryQueue:
         self._redis = Redis.from_url(redis_url(broker_url), socket_timeout=1, socket_connect_timeout=1)
 
     def send(self, task_name: str, object_id: str) -> None:
-        self._celery.send_task(task_name, args=[object_id], queue=QUEUES[task_name], retry=False, ignore_result=True)
+        self._celery.send_task(
+            task_name,
+            args=[object_id],
+            queue=QUEUES[task_name],
+            expires=EXPIRES_SECONDS.get(task_name),
+            retry=False,
+            ignore_result=True,
+        )
 
     def ping(self) -> None:
         self._redis.ping()

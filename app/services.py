@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from app.auth.cache import KeyCache
+from app.jobs.measurements import Measuring
 from app.queue import Queue
 from app.settings import Settings
 from app.storage import Store
@@ -20,6 +21,7 @@ class Services:
     store: Store
     queue: Queue
     keys: KeyCache
+    measuring: Measuring
     parse_slots: CapacityLimiter
     """Bounds the uploads that are parsed and stored at once; waiting for a slot takes no thread."""
 

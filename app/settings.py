@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     max_run_seconds: Seconds = 86_400.0
     stall_seconds: Seconds = 1_800.0
     checkpoint_seconds: Seconds = 60.0
+    measure_seconds: Seconds = 10.0
     resend_seconds: Seconds = 30.0
     stop_grace_seconds: Seconds = 15.0
 

@@ -213,6 +213,21 @@ class Verdict(Base):
     created_at: Mapped[datetime]
 
 
+class Measurement(Base):
+    """A dry run that waits for a worker: whoever asked takes the row away again, answered or not."""
+
+    __tablename__ = "measurements"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    file_id: Mapped[str] = mapped_column(String(64))
+    """Under which the series are stored; the row's own id where they were stored for it alone."""
+    resolved: Mapped[dict[str, Any]]
+    reading: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Figures of `app.jobs.schemas.Estimate`, or `{"error": …}`."""
+    created_at: Mapped[datetime]
+
+
 class ModelAlias(Base):
     __tablename__ = "model_aliases"
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)

@@ -1,5 +1,7 @@
 """Where numbers are computed and in which precision."""
 
+import resource
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,6 +27,14 @@ def facts(device: torch.device) -> dict[str, Any]:
         "training_precision": "bf16_autocast" if device.type == "cuda" else "float32",
         "num_threads": torch.get_num_threads(),
     }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of this process, or where it computes on a GPU, of that."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -67,7 +67,7 @@ def step_seconds(search: Search, trial: Trial, *, total_steps: int) -> float:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     gaps = np.diff(ticks.at)
-    return statistics.median(gaps) if len(gaps) else ticks.at[0] - began
+    return float(statistics.median(gaps)) if len(gaps) else ticks.at[0] - began
 
 
 def window_seconds(search: Search, source: Source, windows: Windows) -> float:

@@ -1,4 +1,4 @@
-"""`python -m worker [--queues train,default]`: one worker, one job at a time. SIGTERM returns its job and ends it."""
+"""`python -m worker [--queues train,default,measure]`: one worker, one thing at a time. SIGTERM gives a job back."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import sys
 
 from app.settings import Settings
 from app.telemetry import configure_logging
-from worker.celery_app import DEFAULT, TRAIN, make_celery
+from worker.celery_app import DEFAULT, MEASURING, TRAIN, make_celery
 from worker.lifetime import Lifetime
 from worker.supervise import RUN_COMMAND
 
@@ -14,7 +14,9 @@ from worker.supervise import RUN_COMMAND
 def main(arguments: list[str], *, command: tuple[str, ...] = RUN_COMMAND) -> int:
     """`command` starts a run; another one than the default is for tests."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("--queues", default=f"{TRAIN},{DEFAULT}", help="comma-separated; default: %(default)s")
+    parser.add_argument(
+        "--queues", default=f"{TRAIN},{DEFAULT},{MEASURING}", help="comma-separated; default: %(default)s"
+    )
     queues = parser.parse_args(arguments).queues
     settings = Settings()
     settings.make_directories()

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 import structlog
 from celery import Celery
 
-from app.queue import QUEUES, READ_FILE, RUN_JOB, VISIBILITY_TIMEOUT_SECONDS
+from app.queue import MEASURE, QUEUES, READ_FILE, RUN_JOB, VISIBILITY_TIMEOUT_SECONDS
 from app.settings import Settings
 from worker import tasks
 from worker.lifetime import current_worker
 
 log = structlog.get_logger(__name__)
 
-TRAIN, DEFAULT = QUEUES[RUN_JOB], QUEUES[READ_FILE]
+TRAIN, DEFAULT, MEASURING = QUEUES[RUN_JOB], QUEUES[READ_FILE], QUEUES[MEASURE]
 TIME_LIMIT_MARGIN_SECONDS = 600.0
 
 
 def make_celery(settings: Settings) -> Celery:
-    """An application with both tasks registered, for `worker/__main__.py` and for tests."""
+    """An application with all tasks registered, for `worker/__main__.py` and for tests."""
     celery = Celery("temper", broker=settings.broker_url, set_as_current=False)
     celery.conf.update(
         task_acks_late=True,
@@ -58,6 +58,11 @@ def make_celery(settings: Settings) -> Celery:
     def read_file(file_id: str) -> None:
         with surviving_memory_errors():
             tasks.read_file(current_worker(), file_id)
+
+    @celery.task(name=MEASURE)  # type: ignore[untyped-decorator]
+    def measure(measurement_id: str) -> None:
+        with surviving_memory_errors():
+            tasks.measure(current_worker(), measurement_id)
 
     return celery
 

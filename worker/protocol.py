@@ -37,6 +37,8 @@ class Assignment:
     reading: dict[str, Any]
     incumbent: dict[str, Any] | None = None
     """The version to beat (`app.registry.register.Standing` as a mapping); None: the zero-shot backbone alone."""
+    measures: bool = False
+    """Only a few steps, to say what the run would take; nothing is stored. `job_id` is that of the measurement."""
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -23,12 +23,14 @@ from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
 from tsfm.artifact import files_of
 from tsfm.errors import ArtifactError, Cancelled, TemperError
+from worker import measuring
 from worker.asking import Answers, PriorVerdicts
 from worker.attach import die_with_parent
 from worker.protocol import Assignment, message
 from worker.runs import RunFolder, RunFolderBusy, run_folder
 from worker.state import StateKeeper, is_remote
 
+_STARTED_AT = time.monotonic()
 ALIVE_SECONDS = 5.0
 """How often a run that has nothing else to say lets hear of it."""
 SUPERVISOR_GONE = 70
@@ -63,8 +65,12 @@ def main() -> int:
     orders = Orders(sys.stdin)
     orders.listen()
     settings = Settings()
+    store = ObjectStore(settings.storage_url)
     try:
-        speak("result", execute(assignment, settings, ObjectStore(settings.storage_url), orders, speak))
+        if assignment.measures:
+            speak("result", measuring.execute(assignment, settings, store, orders))
+        else:
+            speak("result", execute(assignment, settings, store, orders, speak))
     except Cancelled:
         speak("stopped", {})
     except Exception as error:  # the one place where a run's failure becomes a verdict
@@ -133,6 +139,7 @@ def _run(
 ) -> dict[str, Any]:
     # Here and not at the top: torch takes a second or two to import, and the watch on stdin must stand before.
     from tsfm import finetune
+    from tsfm.device import default_device, peak_memory_bytes
     from tsfm.incumbent import Incumbent
     from tsfm.progress import Checkpoint, Checkpoints, Progress
     from tsfm.request import FinetuneRequest
@@ -192,9 +199,13 @@ def _run(
     except Cancelled:
         keeper.push(now=True)
         raise
-    again = result.refit
+    again, found = result.refit, result.to_mapping()
+    cost = {
+        "seconds": round(time.monotonic() - _STARTED_AT, 1),
+        "peak_memory_bytes": peak_memory_bytes(default_device()),
+    }
     return {
-        "result": result.to_mapping(),
+        "result": {**found, "timing": {**found["timing"], **cost}},
         "files": _store(store, result.out_dir),
         "result_files": [one.to_mapping() for one in store_results(store, assignment.job_id, result.result_files)],
         "refit": None

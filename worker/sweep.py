@@ -3,6 +3,7 @@
 expired lease        → the job is queued again, paused, cancelled or failed, as its row wants (`leases.lose`)
 queued, message lost → sent again
 file never read      → sent again
+never fetched        → measurements of dry runs whose gateway died
 left on this disk    → folders of runs that have ended, old temporary files
 left in storage      → blobs that no version or checkpoint names and nobody wrote for a day
 """
@@ -24,7 +25,7 @@ from app.files import repository as files_repository
 from app.files.service import delete_expired, remove_orphans
 from app.files.upload import remove_leftovers
 from app.ids import utc_now
-from app.jobs import leases
+from app.jobs import leases, measurements
 from app.jobs.states import TERMINAL, JobStatus
 from app.queue import READ_FILE, RUN_JOB, enqueue, send_hint
 from app.registry.service import free_deleted_blobs
@@ -139,6 +140,7 @@ def clean(worker: Worker) -> None:
     free_deleted_blobs(worker.engine, worker.store)
     with session_scope(worker.engine) as session:
         _forget_workers(session)
+        measurements.remove_leftovers(session, worker.store)
 
 
 def _clean_run_folders(worker: Worker) -> None:

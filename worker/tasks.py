@@ -4,6 +4,7 @@ import structlog
 
 from app.files.service import read_pending
 from app.jobs.states import TERMINAL, JobStatus
+from worker import measurements
 from worker.runs import run_folder
 from worker.settle import settle
 from worker.state import drop_remote_state
@@ -34,3 +35,8 @@ def run_job(worker: Worker, job_id: str) -> JobStatus | None:
 def read_file(worker: Worker, file_id: str) -> None:
     """Parses an uploaded file that was too large to be read while its sender waited."""
     read_pending(file_id, engine=worker.engine, store=worker.store, settings=worker.settings)
+
+
+def measure(worker: Worker, measurement_id: str) -> None:
+    """Measures what a dry run would take, if somebody still waits for it."""
+    measurements.measure(worker, measurement_id)

@@ -20,8 +20,8 @@ from app.settings import Settings
 
 READY_SECONDS = 120.0
 MAX_EARLY_FAILURES = 2
-WORKERS = {"worker": "train", "reader": "default"}
-"""Child → its queue: a large file is read while a job runs, not after it."""
+WORKERS = {"worker": "train", "reader": "default,measure"}
+"""Child → its queues: a large file is read, and a dry run measured, while a job runs, not after it."""
 BACKLOG = 2048
 BROKER_PAUSE_SECONDS = 5.0
 STOP_MARGIN_SECONDS = 5.0

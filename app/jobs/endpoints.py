@@ -1,6 +1,6 @@
 """`/v1/jobs`: submit, look, follow, stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -11,7 +11,7 @@ from sse_starlette.sse import EventSourceResponse
 
 from app.auth.dependencies import require
 from app.auth.keys import Principal
-from app.db import ReadSessionDep, SessionDep
+from app.db import ReadSessionDep, SessionDep, session_scope
 from app.errors import ApiError, responses
 from app.files.endpoints import FIELD_SCHEMAS
 from app.files.fields import file_spec
@@ -19,6 +19,7 @@ from app.files.service import in_parse_slot
 from app.files.upload import Upload, receive
 from app.idempotency import Once, OnceDep
 from app.jobs import forms, history, service
+from app.jobs.measurements import DryRun, answer
 from app.jobs.schemas import CheckpointObject, JobCreate, JobEstimate, JobEventObject, JobObject
 from app.jobs.show import show
 from app.jobs.states import JobStatus
@@ -59,7 +60,8 @@ async def create_job(request: Request, principal: JobsDep, services: ServicesDep
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         async with receive(request, services.settings) as upload:
-            return await in_parse_slot(services, _from_form(upload, principal, services, once))
+            made = await in_parse_slot(services, _from_form(upload, principal, services, once))
+        return made if isinstance(made, JSONResponse) else await _measured(services, made)
     if media_type not in ("", "application/json"):
         message = "A job is asked for as application/json, or as multipart/form-data with the file itself."
         raise ApiError(415, "unsupported_media_type", message)
@@ -68,11 +70,21 @@ async def create_job(request: Request, principal: JobsDep, services: ServicesDep
     spec = forms.from_json(await request.body())
     create = _from_json(spec, principal, services, once)
     if service.given_roles(spec):  # the stored bytes may be parsed again
-        return await in_parse_slot(services, create)
-    return await anyio.to_thread.run_sync(create)
+        made = await in_parse_slot(services, create)
+    else:
+        made = await anyio.to_thread.run_sync(create)
+    return made if isinstance(made, JSONResponse) else await _measured(services, made)
 
 
-def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once: Once) -> Callable[[], JSONResponse]:
+async def _measured(services: ServicesDep, dry_run: DryRun) -> JSONResponse:
+    return JSONResponse((await answer(services, dry_run)).model_dump(mode="json"))
+
+
+Create = Callable[[], JSONResponse | DryRun]
+"""Blocking. A dry run creates nothing, so that it needs no Idempotency-Key and leaves one unused."""
+
+
+def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once: Once) -> Create:
     of_file = file_spec(
         {name: values for name, values in upload.fields.items() if name not in forms.JOB_FIELDS},
         filename=upload.filename,
@@ -80,18 +92,39 @@ def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once
     )
     spec = forms.from_form(upload.fields)
 
-    def create(session: Session) -> JobObject | JobEstimate:
+    def create(session: Session) -> JobObject | DryRun:
         return service.create_from_upload(session, services, principal, spec, upload, of_file)
 
     content = {"sha256": upload.sha256, "filename": of_file.filename, "fields": upload.fields}
-    return lambda: once.run(content, create)
+    return _creating(create, spec, services, once, content)
 
 
-def _from_json(spec: JobCreate, principal: Principal, services: ServicesDep, once: Once) -> Callable[[], JSONResponse]:
-    def create(session: Session) -> JobObject | JobEstimate:
+def _from_json(spec: JobCreate, principal: Principal, services: ServicesDep, once: Once) -> Create:
+    def create(session: Session) -> JobObject | DryRun:
         return service.create_from_file(session, services, principal, spec)
 
-    return lambda: once.run(spec.model_dump(mode="json", exclude_unset=True), create)
+    return _creating(create, spec, services, once, spec.model_dump(mode="json", exclude_unset=True))
+
+
+def _creating(
+    create: Callable[[Session], JobObject | DryRun],
+    spec: JobCreate,
+    services: ServicesDep,
+    once: Once,
+    content: Mapping[str, Any],
+) -> Create:
+    def dry() -> DryRun:
+        with session_scope(services.engine) as session:
+            made = create(session)
+        assert isinstance(made, DryRun), "a dry run makes no job"
+        return made
+
+    def job(session: Session) -> JobObject:
+        made = create(session)
+        assert isinstance(made, JobObject), "only a dry run makes none"
+        return made
+
+    return dry if spec.dry_run else lambda: once.run(content, job)
 
 
 @router.get("", responses=responses(), summary="Your jobs, newest first")

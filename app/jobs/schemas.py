@@ -67,17 +67,23 @@ class JobCreate(RequestModel):
 
 
 class Estimate(ResponseModel):
-    """What a job is expected to cost before anything was run."""
+    """What a job is expected to cost before it ran; `timing` says what it did cost."""
 
     seconds: float | None
-    """Null where the catalogue has no figure for this machine's kind."""
+    """From start to end of the run, if no schedule stops early."""
     memory_bytes: int
+    """Most that the process holds; measured on a GPU, most of the GPU's memory."""
     windows: int
     """Training windows of one epoch, after the cap."""
     steps: int
     """Optimizer steps at most, those of a search included."""
     trainable_parameters: int | None
     basis: Literal["table", "measured"]
+    """Of the catalogue, or from a few real steps on a worker."""
+    device: str | None = None
+    """Of the worker that measured: cpu or cuda."""
+    note: str | None = None
+    """Why a dry run was not measured."""
 
 
 class JobError(ResponseModel):
@@ -140,7 +146,10 @@ class JobObject(ResponseModel):
     calibration: dict[str, Any] | None
     landscape: dict[str, Any] | None
     data_report: dict[str, Any] | None
+    search: list[dict[str, Any]] | None
+    """Every trial there was: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
     timing: dict[str, Any] | None
+    """Seconds of each part of the run that finished, `seconds` in all, and `peak_memory_bytes`."""
     num_trainable_parameters: int | None
     manifest: dict[str, Any] | None
     trained_tokens: int | None

@@ -16,6 +16,7 @@ from app.files.parse import parsed
 from app.files.upload import Upload
 from app.ids import JOB, new_id, utc_now
 from app.jobs.estimate import estimate
+from app.jobs.measurements import Data, DryRun, ask, key_of
 from app.jobs.repository import Jobs
 from app.jobs.schemas import JobCreate, JobEstimate, JobObject
 from app.jobs.show import method_of, show
@@ -38,9 +39,7 @@ _RACES = 3
 """A state can change between two conditional updates; after so many it is a storm, not a race."""
 
 
-def create_from_file(
-    session: Session, services: Services, principal: Principal, spec: JobCreate
-) -> JobObject | JobEstimate:
+def create_from_file(session: Session, services: Services, principal: Principal, spec: JobCreate) -> JobObject | DryRun:
     """A job on a stored file. Roles given here are laid over the file's own; where that changes how it is read, the job
     gets a file of its own."""
     request = requested(spec, services)
@@ -53,14 +52,15 @@ def create_from_file(
     if options != ReadOptions.from_mapping(file.options):
         return _on_reread_file(session, services, principal, spec, request, file, options)
     reading = files.require_processed(file)
+    data = Data(sha256=file.sha256, options=file.options, reading=reading, file_id=file.id)
     if spec.dry_run:
-        return _dry_run(spec, request, reading)
-    return _create(session, services, principal, spec, request, file, reading)
+        return _dry_run(session, services, principal, request, data)
+    return _create(session, services, principal, spec, request, data)
 
 
 def create_from_upload(
     session: Session, services: Services, principal: Principal, spec: JobCreate, upload: Upload, file_spec: FileSpec
-) -> JobObject | JobEstimate:
+) -> JobObject | DryRun:
     """A job and its file in one transaction: either both stand or nothing is kept. Blocking for as long as parsing."""
     request = requested(spec, services)
     _check_inline(
@@ -74,9 +74,13 @@ def create_from_upload(
             options=file_spec.options,
             timeout_seconds=services.settings.parse_seconds,
         ) as found:
-            return _dry_run(spec, request, found.reading)
+            options = file_spec.options.to_mapping()
+            data = Data(sha256=upload.sha256, options=options, reading=found.reading, series=found.series)
+            return _dry_run(session, services, principal, request, data)
     file = files.create_from_upload(session, services, tenant_id=principal.tenant_id, upload=upload, spec=file_spec)
-    return _create(session, services, principal, spec, request, file, files.require_processed(file))
+    reading = files.require_processed(file)
+    data = Data(sha256=file.sha256, options=file.options, reading=reading, file_id=file.id)
+    return _create(session, services, principal, spec, request, data)
 
 
 def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
@@ -129,7 +133,7 @@ def _on_reread_file(
     request: FinetuneRequest,
     file: File,
     options: ReadOptions,
-) -> JobObject | JobEstimate:
+) -> JobObject | DryRun:
     """The stored bytes once more, read by other roles: a job then names the file it was really trained on."""
     _check_inline(
         file.bytes,
@@ -150,9 +154,11 @@ def _on_reread_file(
         return create_from_upload(session, services, principal, spec, upload, again)
 
 
-def _dry_run(spec: JobCreate, request: FinetuneRequest, reading: Mapping[str, Any]) -> JobEstimate:
-    resolved = _resolve(request, reading)
-    return JobEstimate(
+def _dry_run(
+    session: Session, services: Services, principal: Principal, request: FinetuneRequest, data: Data
+) -> DryRun:
+    resolved = _resolve(request, data.reading)
+    shown = JobEstimate(
         object="fine_tuning.job.estimate",
         model=resolved["backbone"],
         task=resolved["task"],
@@ -162,8 +168,9 @@ def _dry_run(spec: JobCreate, request: FinetuneRequest, reading: Mapping[str, An
         method=method_of(resolved, None),
         hyperparameters=resolved["hyperparameters"],
         seed=resolved["seed"],
-        estimate=estimate(resolved, reading),
+        estimate=estimate(resolved, data.reading),
     )
+    return ask(session, services, principal.tenant_id, shown, resolved, data)
 
 
 def _resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,10 +198,10 @@ def _create(
     principal: Principal,
     spec: JobCreate,
     request: FinetuneRequest,
-    file: File,
-    reading: Mapping[str, Any],
+    data: Data,
 ) -> JobObject:
-    resolved = _resolve(request, reading)
+    resolved = _resolve(request, data.reading)
+    measured = services.measuring.cache.get(key_of(resolved, data))
     jobs = Jobs(session=session, tenant_id=principal.tenant_id)
     if spec.register_as is not None:
         check_register_as(
@@ -204,7 +211,7 @@ def _create(
             task=request.task,
             prediction_length=request.prediction_length,
             freq=resolved["freq"],
-            columns=reading.get("columns", {}),
+            columns=data.reading.get("columns", {}),
         )
     _check_room(jobs, services.settings.max_queued_jobs)
     now = utc_now()
@@ -212,10 +219,10 @@ def _create(
         id=new_id(JOB),
         tenant_id=principal.tenant_id,
         status=JobStatus.QUEUED.value,
-        training_file=file.id,
+        training_file=data.file_id,
         request=spec.model_dump(mode="json", exclude_unset=True),
         resolved=resolved,
-        estimate=estimate(resolved, reading).model_dump(),
+        estimate=(measured or estimate(resolved, data.reading)).model_dump(),
         suffix=spec.suffix,
         register_as=spec.register_as,
         user_metadata=spec.metadata,

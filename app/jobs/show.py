@@ -52,6 +52,7 @@ def show(job: Job) -> JobObject:
         calibration=result.get("calibration"),
         landscape=result.get("landscape"),
         data_report=result.get("data_report"),
+        search=result.get("search"),
         timing=result.get("timing"),
         num_trainable_parameters=result.get("num_trainable_parameters"),
         manifest=result.get("manifest"),

@@ -153,7 +153,8 @@ class TestSearch:
         assert [t["options"]["alpha"] for t in tried[:5]] == [0.3, 0.5, 0.7, 0.9, 0.95]
         assert len(tried) == 5 + 2  # the middle rate was tried with the chosen alpha already
         best = min(tried[:5], key=lambda t: t["validation"])
-        assert result.resolved["method_config"]["alpha"] == best["options"]["alpha"] == result.manifest["method"]["alpha"]
+        chosen = best["options"]["alpha"]
+        assert result.resolved["method_config"]["alpha"] == chosen == result.manifest["method"]["alpha"]
 
     def test_a_budget_that_cuts_trials_short_takes_defaults_and_says_so(
         self, toy_weights: Path, tmp_path: Path

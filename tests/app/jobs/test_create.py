@@ -301,14 +301,15 @@ def test_both_forms_stand_in_the_schema(client: httpx.Client) -> None:
     assert "$defs" not in json.dumps(content), "nested schemas are resolvable"
 
 
-class TestMeasuredDryRun:
-    """The gateway's half; `tests/worker/test_measurements.py` has a worker answer."""
+@pytest.fixture
+def worker_is_up(engine: Engine) -> None:
+    """The gateway's half of a measurement; in `tests/worker/test_measurements.py` a worker answers."""
+    with session_scope(engine) as session:
+        session.add(Worker(id="w", hostname="h", device="cpu", seen_at=utc_now()))
 
-    @pytest.fixture(autouse=True)
-    def worker_is_up(self, engine: Engine) -> None:
-        with session_scope(engine) as session:
-            session.add(Worker(id="w", hostname="h", device="cpu", seen_at=utc_now()))
 
+@pytest.mark.usefixtures("worker_is_up")
+class TestUnansweredDryRun:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"measure_seconds": 0.5})
@@ -329,6 +330,34 @@ class TestMeasuredDryRun:
         assert measurements_of(engine) == []
         assert counts(engine) == ((0, 0) if by_form else (1, 0))
         assert len(stored(settings)) == (0 if by_form else 2)
+
+    def test_a_dry_run_leaves_an_idempotency_key_unused(self, client: httpx.Client, engine: Engine) -> None:
+        files, headers = {"file": ("load.csv", CSV)}, {"idempotency-key": "k"}
+        dry = client.post("/v1/jobs", files=files, data={"prediction_length": "12", "dry_run": "true"}, headers=headers)
+        assert dry.json()["object"] == "fine_tuning.job.estimate"
+        job = client.post("/v1/jobs", files=files, data={"prediction_length": "12"}, headers=headers)
+        assert job.json()["object"] == "fine_tuning.job"
+        assert counts(engine) == (1, 1)
+
+    def test_too_many_waiting_are_answered_from_the_table_at_once(
+        self, client: httpx.Client, engine: Engine, queue: FakeQueue
+    ) -> None:
+        file_id = upload(client).json()["id"]
+        with session_scope(engine) as session:
+            tenant_id = session.get_one(File, file_id).tenant_id
+            for i in range(MAX_WAITING):
+                values = {"id": f"m{i}", "tenant_id": tenant_id, "file_id": file_id, "created_at": utc_now()}
+                session.add(Measurement(**values, resolved={}, reading={}))
+        answer = client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12, "dry_run": True})
+        assert "wait already" in answer.json()["estimate"]["note"]
+        assert queue.sent == []
+
+
+@pytest.mark.usefixtures("worker_is_up")
+class TestMeasuredDryRun:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"measure_seconds": 60.0})
 
     def test_a_failed_measurement_says_why(self, client: httpx.Client, engine: Engine) -> None:
         answering = threading.Thread(target=answer_with, args=(engine, {"error": "Not even one window fits."}))
@@ -355,27 +384,6 @@ class TestMeasuredDryRun:
         body = {"training_file": upload(client).json()["id"], "prediction_length": 12}
         assert client.post("/v1/jobs", json=body).json()["estimate"] == dry["estimate"], "the same bytes, stored"
         assert submit(client, prediction_length="6").json()["estimate"]["basis"] == "table"
-
-    def test_a_dry_run_leaves_an_idempotency_key_unused(self, client: httpx.Client, engine: Engine) -> None:
-        files, headers = {"file": ("load.csv", CSV)}, {"idempotency-key": "k"}
-        dry = client.post("/v1/jobs", files=files, data={"prediction_length": "12", "dry_run": "true"}, headers=headers)
-        assert dry.json()["object"] == "fine_tuning.job.estimate"
-        job = client.post("/v1/jobs", files=files, data={"prediction_length": "12"}, headers=headers)
-        assert job.json()["object"] == "fine_tuning.job"
-        assert counts(engine) == (1, 1)
-
-    def test_too_many_waiting_are_answered_from_the_table_at_once(
-        self, client: httpx.Client, engine: Engine, queue: FakeQueue
-    ) -> None:
-        file_id = upload(client).json()["id"]
-        with session_scope(engine) as session:
-            tenant_id = session.get_one(File, file_id).tenant_id
-            for i in range(MAX_WAITING):
-                values = {"id": f"m{i}", "tenant_id": tenant_id, "file_id": file_id, "created_at": utc_now()}
-                session.add(Measurement(**values, resolved={}, reading={}))
-        answer = client.post("/v1/jobs", json={"training_file": file_id, "prediction_length": 12, "dry_run": True})
-        assert "wait already" in answer.json()["estimate"]["note"]
-        assert queue.sent == []
 
 
 def measurements_of(engine: Engine) -> list[str]:
