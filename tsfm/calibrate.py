@@ -21,7 +21,7 @@ INTERVALS = (80, 95)
 """Per cent of the central intervals whose coverage and width are measured."""
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Levels of a point forecaster's pinball loss; a source with quantiles is scored at its own."""
-MAX_MEASURED_WINDOWS = 1_000
+MAX_MEASURED_WINDOWS = 500
 """Windows of the test block whose coverage is measured, evenly spaced."""
 
 

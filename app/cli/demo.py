@@ -34,6 +34,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "max_epochs": 4,
     "max_windows_per_epoch": 2560,
     "max_validation_windows": 256,
+    "max_calibration_windows": 500,
     "max_test_windows": 1000,
 }
 """One learning rate in place of a search, and caps on what is evaluated: minutes become one."""

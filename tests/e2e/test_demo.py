@@ -13,7 +13,8 @@ from tests.e2e.test_road import processes_of
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     few: dict[str, Any] = {"max_epochs": 1, "max_windows_per_epoch": 64, "max_validation_windows": 16}
-    monkeypatch.setattr(demo, "HYPERPARAMETERS", {**demo.HYPERPARAMETERS, **few, "max_test_windows": 32})
+    few |= {"max_calibration_windows": 32, "max_test_windows": 32}
+    monkeypatch.setattr(demo, "HYPERPARAMETERS", {**demo.HYPERPARAMETERS, **few})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TEMPER_API_KEY", raising=False)
 

@@ -24,7 +24,8 @@ def test_the_catalogue_describes_the_shipped_network() -> None:
 
 @pytest.mark.parametrize("method", ["sff", "linear_probe"])
 def test_temper_tiny_is_tuned_stored_and_reopened(tmp_path: Path, method: str) -> None:
-    caps = {"max_windows_per_epoch": 48, "max_validation_windows": 16, "max_test_windows": 16}
+    caps = {"max_windows_per_epoch": 48, "max_validation_windows": 16, "max_calibration_windows": 16}
+    caps["max_test_windows"] = 16
     result = finetune.run(
         FinetuneRequest.from_mapping(
             {
