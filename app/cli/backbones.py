@@ -11,7 +11,7 @@ def backbones(url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False)
     if as_json:
         print_json(answer)
         return
-    shown = table("backbone", "parameters>", "context>", "horizon>", "methods", "licence")
+    shown = table("backbone", "parameters>", "context>", "horizon>", "weights", "methods", "licence")
     for one in answer["data"]:
         row(
             shown,
@@ -19,6 +19,7 @@ def backbones(url: Url = None, home: Home = DEFAULT_HOME, as_json: Json = False)
             f"{one['num_parameters']:,}",
             one["limits"]["context_length"],
             one["limits"]["max_prediction_length"],
+            "here" if one["weights_available"] else "absent",
             ", ".join(method["name"] for method in one["methods"] if method["supported"]),
             one["licence"],
         )

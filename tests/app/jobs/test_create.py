@@ -237,6 +237,10 @@ def test_a_backbone_without_its_weights_is_refused_at_once(
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "weights_unavailable")
     assert str(settings.weights_path / "absent") in answer.json()["error"]["message"]
     assert (counts(engine), stored(settings)) == ((0, 0), [])
+    published = submit(client, prediction_length="12", model="ttm-r2")
+    assert published.json()["error"]["code"] == "weights_unavailable"
+    for word in ("model.safetensors", str(settings.weights_path / "ttm-r2"), "ibm-granite/granite-timeseries-ttm-r2"):
+        assert word in published.json()["error"]["message"]
 
 
 class TestDryRun:
