@@ -146,6 +146,11 @@ class Client:
             headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
             return _object(self.request("POST", "/v1/files", params=params, content=chunks, headers=headers))
 
+    def ask_with_file(self, path: str, file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A form with a file from disk; lists become repeated fields."""
+        with file.open("rb") as source:
+            return _object(self.request("POST", path, files={"file": (file.name, source)}, data=fields))
+
     def events(self, path: str, *, after: str | None = None) -> Iterator[dict[str, Any]]:
         """Server-sent events of a job as they come, until the service closes the stream."""
         headers = {"accept": "text/event-stream", **({"last-event-id": after} if after else {})}

@@ -20,7 +20,7 @@ from app.cli.files import (
 )
 from app.cli.follow import follow, require_success
 from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
-from app.cli.output import print_json, print_reading, print_verdict, say
+from app.cli.output import print_estimate, print_json, print_reading, print_verdict, say
 
 FILE_ID = "file-"
 SHOWN = ("alpha",)
@@ -31,7 +31,7 @@ def finetune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or Parquet file, or the id of an uploaded one.")],
     prediction_length: Annotated[int, typer.Option("--prediction-length", min=1, help="Steps ahead to forecast.")],
     model: Annotated[str | None, typer.Option(help="Backbone to tune; `temper backbones` lists them.")] = None,
-    method: Annotated[str | None, typer.Option(help="How to tune it: sff, full, linear_probe, …")] = None,
+    method: Annotated[str | None, typer.Option(help="How to tune it: sff, auto, lora, …")] = None,
     alpha: Annotated[str | None, typer.Option(help='SFF: weight on the pretrained side, 0 to 1, or "search".')] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history the model sees.")] = None,
     settings: Annotated[
@@ -53,6 +53,7 @@ def finetune(
     timezone: Timezone = None,
     timestamp_format: TimestampFormat = None,
     duplicates: Duplicates = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; nothing is created.")] = False,
     wait: Annotated[bool, typer.Option("--follow/--no-follow", help="Watch the job until it ends.")] = True,
     url: Url = None,
     home: Home = DEFAULT_HOME,
@@ -80,6 +81,14 @@ def finetune(
         timestamp_format=timestamp_format,
         duplicates=duplicates,
     )
+    if dry:
+        with connect(url, home) as api:
+            shown = dry_run(api, file, body, options=options, test=test)
+        if as_json:
+            print_json(shown)
+        else:
+            print_estimate(shown)
+        return
     with connect(url, home) as api:
         job = start(api, file, body, options=options, test=test, quiet=as_json)
         if wait:
@@ -102,27 +111,50 @@ def _watch(api: Client, job_id: str) -> dict[str, Any]:
         raise
 
 
+def dry_run(api: Client, file: str, body: dict[str, Any], *, options: dict[str, Any], test: bool) -> dict[str, Any]:
+    """What the job would be and take. A local file goes along with the question and is not kept."""
+    asked = _asked(body, test=test) | {"dry_run": True}
+    if _is_uploaded(file):
+        _refuse_roles(file, options)
+        return api.post("/v1/jobs", {"training_file": file, **asked})
+    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asked.items()}
+    if not Path(file).is_file():
+        raise CommandError(f"There is no file {file}.")
+    return api.ask_with_file("/v1/jobs", Path(file), {**fields, **options})
+
+
 def start(
     api: Client, file: str, body: dict[str, Any], *, options: dict[str, Any], test: bool, quiet: bool
 ) -> dict[str, Any]:
     """Uploads what is not uploaded yet and creates the job; None means that the service decides."""
-    if not file.startswith(FILE_ID) or Path(file).exists():
+    if _is_uploaded(file):
+        _refuse_roles(file, options)
+    else:
         uploaded = send(api, Path(file), options)
         if not quiet:
             print_reading(uploaded)
         file = uploaded["id"]
-    elif options:
-        raise CommandError(f"{file} is uploaded already: column options belong to the upload.")
-    asked = {name: value for name, value in body.items() if value not in (None, {})}
-    if not test:
-        asked["gate"] = None
-    job = api.post("/v1/jobs", {"training_file": file, **asked})
+    job = api.post("/v1/jobs", {"training_file": file, **_asked(body, test=test)})
     if not quiet:
         details = ", ".join(f"{name} {value}" for name, value in job["method"].items() if name in SHOWN)
         chosen = job["method"]["type"] + (f" ({details})" if details else "")
         lengths = f"context {job['context_length']} → {job['prediction_length']} steps"
         say(f"{job['id']}: {job['model']}, {chosen}, {lengths}")
     return job
+
+
+def _is_uploaded(file: str) -> bool:
+    return file.startswith(FILE_ID) and not Path(file).exists()
+
+
+def _refuse_roles(file: str, options: dict[str, Any]) -> None:
+    if options:
+        raise CommandError(f"{file} is uploaded already: column options belong to the upload.")
+
+
+def _asked(body: dict[str, Any], *, test: bool) -> dict[str, Any]:
+    asked = {name: value for name, value in body.items() if value not in (None, {})}
+    return asked if test else {**asked, "gate": None}
 
 
 def method_of(method: str | None, alpha: str | None, options: list[str] | None) -> str | dict[str, Any] | None:

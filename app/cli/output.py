@@ -21,6 +21,7 @@ PROBLEM_COLUMNS = ("row", "column", "param", "value", "reason", "message", "fix"
 FULL_WIDTH = 500
 METRICS = (("mase", "MASE"), ("mae", "MAE"), ("wql", "WQL"))
 SERIES_SHOWN = 5
+BASES = {"table": "from the catalogue", "measured": "measured"}
 
 
 def say(message: str) -> None:
@@ -137,6 +138,57 @@ def print_verdict(job: Mapping[str, Any]) -> None:
         instead = candidate_name(job, verdict["fallback"])
         out.print(f"The name {escape(model)} therefore answers with {escape(instead)};")
         out.print(f"{escape(model)}@{job['model_version']} always serves the tuned weights.")
+    if cost := _cost(job):
+        out.print(f"[dim]{escape(cost)}[/]")
+
+
+def _cost(job: Mapping[str, Any]) -> str | None:
+    """What the run took, beside what it was expected to."""
+    timing, estimate = job.get("timing") or {}, job.get("estimate") or {}
+    if timing.get("seconds") is None:
+        return None
+    took = f"Took {duration(timing['seconds'])} and {megabytes(timing.get('peak_memory_bytes'))}"
+    if estimate.get("seconds") is None:
+        return f"{took}."
+    expected = f"{duration(estimate['seconds'])} and {megabytes(estimate['memory_bytes'])}"
+    return f"{took}; expected were {expected} ({BASES[estimate['basis']]})."
+
+
+def print_estimate(shown: Mapping[str, Any]) -> None:
+    """The answer to a dry run."""
+    estimate, method = shown["estimate"], shown["method"]
+    options = ", ".join(f"{name} {value}" for name, value in method.items() if name not in ("type", "chosen") and value)
+    out.print(
+        escape(
+            f"{shown['model']}, {method['type']}" + (f" ({options})" if options else "") + f", context "
+            f"{shown['context_length']} → {shown['prediction_length']} steps, freq {shown['freq']}"
+        )
+    )
+    trained = estimate["trainable_parameters"]
+    facts = table("", "")
+    row(facts, "time", duration(estimate["seconds"]))
+    row(facts, "memory", megabytes(estimate["memory_bytes"]))
+    row(facts, "windows", f"{estimate['windows']:,}")
+    row(facts, "steps at most", f"{estimate['steps']:,}")
+    row(facts, "trained parameters", None if trained is None else f"{trained:,}")
+    row(facts, "basis", BASES[estimate["basis"]] + (f" on {estimate['device']}" if estimate["device"] else ""))
+    print_table(facts)
+    if estimate["note"]:
+        say(estimate["note"])
+
+
+def duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def megabytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:,.0f} MB"
 
 
 def _comparison(job: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], winner: str | None) -> Table:
@@ -177,5 +229,7 @@ def candidate_name(job: Mapping[str, Any], name: str) -> str:
     backbone = str(job.get("model") or "the backbone")
     method = job.get("method") or {}
     kind = method.get("type", "tuned") if isinstance(method, Mapping) else str(method)
+    if kind == "auto" and method.get("chosen"):
+        kind = f"auto: {method['chosen']}"
     words = {"tuned": f"tuned ({kind})", "zero_shot": f"zero-shot {backbone}"}
     return words.get(name, name.replace("_", " "))

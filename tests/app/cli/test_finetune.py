@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.cli.client import Client, CommandError
-from app.cli.finetune import assignments, method_of, start
+from app.cli.finetune import assignments, dry_run, method_of, start
 
 
 def test_values_are_json_where_they_read_as_json() -> None:
@@ -71,6 +71,35 @@ def test_a_file_is_uploaded_and_only_what_was_asked_is_sent(tmp_path: Path) -> N
         ("file", {"filename": "a.csv", "freq": "h"}),
         ("job", {"training_file": "file-1", "prediction_length": 12, "seed": 0, "gate": None}),
     ]
+
+
+def test_a_dry_run_sends_the_file_along_and_uploads_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("ds,y\n")
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        request.read()
+        sent.append(request)
+        return httpx.Response(200, json={"object": "fine_tuning.job.estimate"})
+
+    with Client("http://temper.test", None, transport=httpx.MockTransport(answer)) as client:
+        body = {"prediction_length": 12, "method": {"type": "sff", "alpha": 0.7}, "seed": None}
+        dry_run(client, str(path), body, options={"freq": "h", "target_columns": ["y", "z"]}, test=False)
+    assert [request.url.path for request in sent] == ["/v1/jobs"]
+    form = sent[0].content.decode()
+    for name, value in (("dry_run", "true"), ("prediction_length", "12"), ("gate", "null"), ("freq", "h")):
+        assert f'name="{name}"\r\n\r\n{value}\r\n' in form
+    assert 'name="method"\r\n\r\n{"type": "sff", "alpha": 0.7}' in form
+    assert form.count('name="target_columns"') == 2
+    assert 'filename="a.csv"' in form
+
+
+def test_a_dry_run_of_an_uploaded_file_names_it() -> None:
+    service = Service()
+    with api(service) as client:
+        dry_run(client, "file-9", {"prediction_length": 12}, options={}, test=True)
+    assert service.sent == [("job", {"training_file": "file-9", "prediction_length": 12, "dry_run": True})]
 
 
 def test_an_uploaded_file_is_used_as_it_is() -> None:

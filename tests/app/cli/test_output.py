@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from app.cli.client import Refused
-from app.cli.output import print_failure, print_verdict
+from app.cli.output import print_estimate, print_failure, print_verdict
 
 
 def refused(status: int, **error: object) -> Refused:
@@ -76,3 +76,52 @@ def test_without_a_test_block_validation_is_shown(capsys: pytest.CaptureFixture[
         one["test"] = None
     print_verdict(made)
     assert "test MASE" not in capsys.readouterr().out
+
+
+ESTIMATE = {
+    "seconds": 3723.4,
+    "memory_bytes": 480_000_000,
+    "windows": 3441,
+    "steps": 1485,
+    "trainable_parameters": 973_440,
+    "basis": "measured",
+    "device": "cpu",
+    "note": None,
+}
+
+
+def test_a_dry_run_shows_every_figure_and_where_it_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"model": "temper-tiny", "context_length": 512, "prediction_length": 24, "freq": "h"}
+    print_estimate({**asked, "method": {"type": "sff", "chosen": None, "alpha": 0.9}, "estimate": ESTIMATE})
+    shown = capsys.readouterr().out
+    for text in (
+        "temper-tiny, sff (alpha 0.9)",
+        "512 → 24",
+        "1 h 02 min",
+        "480 MB",
+        "1,485",
+        "973,440",
+        "measured on cpu",
+    ):
+        assert text in shown
+
+
+def test_an_estimate_of_the_catalogue_says_why_it_is_no_measured_one(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"model": "temper-tiny", "context_length": 512, "prediction_length": 24, "freq": "h"}
+    estimate = {**ESTIMATE, "basis": "table", "device": None, "note": "Not measured: no worker is up."}
+    print_estimate({**asked, "method": {"type": "auto", "chosen": None}, "estimate": estimate})
+    shown = capsys.readouterr()
+    assert "from the catalogue" in shown.out
+    assert "no worker is up" in shown.err
+
+
+def test_a_job_says_what_it_took_and_what_it_was_expected_to(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"winner": "tuned", "promoted": True, "fallback": None, "reason": "It won."}
+    made = job(verdict, zero_shot=1.0, tuned=0.5)
+    made["method"] = {"type": "auto", "chosen": "lora"}
+    made["timing"] = {"training_seconds": 80.0, "seconds": 95.2, "peak_memory_bytes": 512_000_000}
+    made["estimate"] = {**ESTIMATE, "seconds": 8.25, "basis": "table"}
+    print_verdict(made)
+    shown = capsys.readouterr().out
+    assert "tuned (auto: lora)" in shown
+    assert "Took 1 min 35 s and 512 MB; expected were 8.2 s and 480 MB (from the catalogue)." in shown
