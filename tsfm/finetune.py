@@ -121,84 +121,34 @@ def run(
     clock = _Stopwatch()
     reporter = Reporter(report)
     reporter.phase("loading")
-    longest = int(frame.lengths.max(initial=0))
-    resolved = resolve(request, {"freq": frame.freq, "max_length": longest})
+    resolved = resolve(request, {"freq": frame.freq, "max_length": int(frame.lengths.max(initial=0))})
     spec = catalog.backbone(request.backbone)
     device = device or default_device()
-    data = prepare(frame, resolved, spec)
-    zero_shot = load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False)
-    clock.lap("loading_seconds")
-
-    def write(
-        outcome: Outcome,
-        where: Path,
-        found: dict[str, Any],
-        data: Data = data,
-        calibrations: Mapping[str, calibration.Calibration] | None = None,
-    ) -> _Made:
-        chosen = {
-            **resolved,
-            "metric": data.blocks.metric,
-            "method": outcome.method_name,
-            "method_config": outcome.method_config,
-            "hyperparameters": outcome.hyperparameters,
-        }
-        made = outcome.method.export(outcome.model, spec)
-        manifest = _manifest(outcome, made, zero_shot, data, chosen, spec, found, device)
-        files = {**made.files, calibration.FILE: calibration.to_bytes(calibrations)} if calibrations else made.files
-        return _Made(chosen, manifest, write_artifact(where, files, manifest, card.render(manifest)))
-
-    def kept(outcome: Outcome) -> None:
-        if checkpoints is not None and clock.is_due(checkpoints.every_seconds):
-            where = out_dir.with_name(f"{out_dir.name}-checkpoint")
-            made = write(outcome, where, judge.UNJUDGED)
-            checkpoints.take(Checkpoint(digest=made.digest, out_dir=where, at=reporter.now))
-
-    outcome = _train(data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device, kept)
-    clock.lap("training_seconds")
-
-    reporter.phase("evaluating")
-    tuned = Asked(source=tuned_source(outcome.model, resolved, spec), context_length=int(resolved["context_length"]))
-    choice = judge.choose(judge.contest(data.blocks, tuned, zero_shot, spec), should_stop=should_stop)
-    sources = choice.contest.sources
-    calibrations = calibrate.fit_all(sources, data.calibration, should_stop=should_stop)
-    reporter.phase("evaluating", share=0.3)
-    judged = judge.judge(
-        choice,
-        incumbent=incumbent,
-        prior_verdicts={} if prior_verdicts is None else prior_verdicts,
+    job = _Job(
+        resolved=resolved,
+        spec=spec,
+        data=prepare(frame, resolved, spec),
+        zero_shot=load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False),
         weights_dir=weights_dir,
-        device=device,
+        state_dir=state_dir,
+        out_dir=out_dir,
+        reporter=reporter,
         should_stop=should_stop,
-        progress=lambda share: reporter.phase("evaluating", share=0.3 + 0.5 * share),
+        checkpoints=checkpoints,
+        device=device,
+        clock=clock,
     )
-    held = calibrate.report(calibrations, sources, data.calibration, data.test, data.scales, should_stop=should_stop)
-    found = {**judge.facts(choice, judged), "calibration": held}
+    clock.lap("loading_seconds")
+    outcome = job.train()
+    clock.lap("training_seconds")
+    judged, found, calibrations = job.decide(outcome, incumbent, {} if prior_verdicts is None else prior_verdicts)
     clock.lap("evaluating_seconds")
-
     reporter.phase("saving", share=0.9)
-    made = write(outcome, out_dir, found, calibrations=calibrations)
-    results_dir = out_dir.with_name(f"{out_dir.name}-results")
-    result_files = write_step_metrics(results_dir, outcome.training)
+    made = job.write(outcome, out_dir, found, calibrations=calibrations)
+    result_files = write_step_metrics(job.results_dir, outcome.training)
     clock.lap("saving_seconds")
-    landscape = None
-    if config := landscape_config(resolved["landscape"]):
-        finished = landscape_job.Finished(outcome=outcome, artifact=out_dir, train=data.train, clock=clock.laps)
-        tick = landscape_job.watched(reporter, should_stop)
-        landscape = landscape_job.describe(finished, made.chosen, config, spec, weights_dir, device, tick)
-        result_files |= landscape_job.write(landscape, results_dir)
-        clock.lap("landscape_seconds")
-    again = None
-    if request.refit and outcome.training:
-        reporter.phase("refitting")
-        history = all_history(data, resolved)
-        recipe = {**made.chosen, "budget_seconds": None}
-        search = _search(Search, history, recipe, spec, weights_dir, state_dir, reporter, should_stop, device)
-        second = train_on_all(outcome, search, like=data.train)
-        where = out_dir.with_name(f"{out_dir.name}-refit")
-        redone = write(second, where, {**judge.UNJUDGED, "refit_of": made.digest}, history)
-        again = Refitted(digest=redone.digest, out_dir=where, manifest=redone.manifest)
-        clock.lap("refitting_seconds")
+    landscape, pictures = job.landscape(outcome)
+    again = job.refit(outcome, made)
     return FinetuneResult(
         digest=made.digest,
         out_dir=out_dir,
@@ -207,13 +157,13 @@ def run(
         verdict=judged.verdict,
         gate=judged.gate,
         routes=found["routes"],
-        calibration=held,
-        data_report=data.report,
+        calibration=found["calibration"],
+        data_report=job.data.report,
         search=outcome.search,
         timing={**clock.laps, **outcome.method.laps()},
         num_trainable_parameters=outcome.num_trainable_parameters,
         manifest=made.manifest,
-        result_files=result_files,
+        result_files={**result_files, **pictures},
         landscape=landscape,
         refit=again,
     )
@@ -223,6 +173,143 @@ class _Made(NamedTuple):
     chosen: dict[str, Any]
     manifest: dict[str, Any]
     digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What the steps of one run share; each step takes what the ones before it made."""
+
+    resolved: dict[str, Any]
+    spec: catalog.BackboneSpec
+    data: Data
+    zero_shot: Backbone
+    weights_dir: Path | None
+    state_dir: Path
+    out_dir: Path
+    reporter: Reporter
+    should_stop: Callable[[], str | None]
+    checkpoints: Checkpoints | None
+    device: torch.device
+    clock: "_Stopwatch"
+
+    @property
+    def results_dir(self) -> Path:
+        return self.out_dir.with_name(f"{self.out_dir.name}-results")
+
+    def train(self) -> Outcome:
+        resolved = self.resolved
+        if not catalog.method(resolved["method"]).trains:
+            method: Method = methods.create(resolved["method"], _config(resolved))
+            return Outcome(
+                model=method.prepare(load_backbone(self.spec, weights_dir=self.weights_dir)).to(self.device),
+                method=method,
+                method_name=resolved["method"],
+                method_config=resolved["method_config"],
+                hyperparameters={},
+            )
+        self.reporter.phase("training")
+        kind = AutoSearch if resolved["method"] == catalog.AUTO else Search
+        search = self._search(kind, self.data, resolved)
+        search.on_kept = self._keep
+        return search.run()
+
+    def decide(
+        self, outcome: Outcome, incumbent: Incumbent | None, prior_verdicts: Mapping[str, int]
+    ) -> tuple[judge.Judged, dict[str, Any], Mapping[str, calibration.Calibration]]:
+        """Validation decides, calibration sets intervals, test says; and what of it stands in the manifest."""
+        data, should_stop = self.data, self.should_stop
+        self.reporter.phase("evaluating")
+        source = tuned_source(outcome.model, self.resolved, self.spec)
+        tuned = Asked(source=source, context_length=int(self.resolved["context_length"]))
+        contest = judge.contest(data.blocks, tuned, self.zero_shot, self.spec)
+        choice = judge.choose(contest, should_stop=should_stop)
+        sources = choice.contest.sources
+        fitted = calibrate.fit_all(sources, data.calibration, should_stop=should_stop)
+        self.reporter.phase("evaluating", share=0.3)
+        judged = judge.judge(
+            choice,
+            incumbent=incumbent,
+            prior_verdicts=prior_verdicts,
+            weights_dir=self.weights_dir,
+            device=self.device,
+            should_stop=should_stop,
+            progress=lambda share: self.reporter.phase("evaluating", share=0.3 + 0.5 * share),
+        )
+        held = calibrate.report(fitted, sources, data.calibration, data.test, data.scales, should_stop=should_stop)
+        return judged, {**judge.facts(choice, judged), "calibration": held}, fitted
+
+    def write(
+        self,
+        outcome: Outcome,
+        where: Path,
+        found: dict[str, Any],
+        *,
+        data: Data | None = None,
+        calibrations: Mapping[str, calibration.Calibration] | None = None,
+    ) -> _Made:
+        """The artifact of `outcome` at `where`; `data` is what it was trained on, if not the job's own blocks."""
+        data = data or self.data
+        chosen = {
+            **self.resolved,
+            "metric": data.blocks.metric,
+            "method": outcome.method_name,
+            "method_config": outcome.method_config,
+            "hyperparameters": outcome.hyperparameters,
+        }
+        made = outcome.method.export(outcome.model, self.spec)
+        manifest = _manifest(outcome, made, self.zero_shot, data, chosen, self.spec, found, self.device)
+        files = {**made.files, calibration.FILE: calibration.to_bytes(calibrations)} if calibrations else made.files
+        return _Made(chosen, manifest, write_artifact(where, files, manifest, card.render(manifest)))
+
+    def landscape(self, outcome: Outcome) -> tuple[dict[str, Any] | None, dict[str, Path]]:
+        """What was measured and the files it is in; nothing where it was not asked for. The artifact is written."""
+        config = landscape_config(self.resolved["landscape"])
+        if config is None:
+            return None, {}
+        finished = landscape_job.Finished(
+            outcome=outcome, artifact=self.out_dir, train=self.data.train, clock=self.clock.laps
+        )
+        tick = landscape_job.watched(self.reporter, self.should_stop)
+        found = landscape_job.describe(finished, self.resolved, config, self.spec, self.weights_dir, self.device, tick)
+        files = landscape_job.write(found, self.results_dir)
+        self.clock.lap("landscape_seconds")
+        return found, files
+
+    def refit(self, outcome: Outcome, made: _Made) -> Refitted | None:
+        """The recipe of `outcome` on all history, where that was asked and something was trained."""
+        if not self.resolved["refit"] or not outcome.training:
+            return None
+        self.reporter.phase("refitting")
+        history = all_history(self.data, self.resolved)
+        search = self._search(Search, history, {**made.chosen, "budget_seconds": None})
+        second = train_on_all(outcome, search, like=self.data.train)
+        where = self.out_dir.with_name(f"{self.out_dir.name}-refit")
+        redone = self.write(second, where, {**judge.UNJUDGED, "refit_of": made.digest}, data=history)
+        self.clock.lap("refitting_seconds")
+        return Refitted(digest=redone.digest, out_dir=where, manifest=redone.manifest)
+
+    def _keep(self, outcome: Outcome) -> None:
+        """The best weights so far become a checkpoint, where one is due."""
+        if self.checkpoints is not None and self.clock.is_due(self.checkpoints.every_seconds):
+            where = self.out_dir.with_name(f"{self.out_dir.name}-checkpoint")
+            made = self.write(outcome, where, judge.UNJUDGED)
+            self.checkpoints.take(Checkpoint(digest=made.digest, out_dir=where, at=self.reporter.now))
+
+    def _search(self, kind: type[Search], data: Data, resolved: dict[str, Any]) -> Search:
+        return kind(
+            resolved=resolved,
+            train=data.train,
+            validation=data.validation,
+            scales=data.scales,
+            metric=data.metric,
+            fresh=lambda: load_backbone(self.spec, weights_dir=self.weights_dir),
+            source=lambda model: tuned_source(model, resolved, self.spec),
+            identity={"data": provenance.frame_sha256(data.frame), "backbone": self.spec.sha256},
+            state_dir=self.state_dir,
+            reporter=self.reporter,
+            should_stop=self.should_stop,
+            device=self.device,
+        )
 
 
 def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.BackboneSpec) -> Data:
@@ -299,61 +386,6 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
             periods=frequency.periods,
         ),
         report=report,
-    )
-
-
-def _train(
-    data: Data,
-    resolved: dict[str, Any],
-    spec: catalog.BackboneSpec,
-    weights_dir: Path | None,
-    state_dir: Path,
-    reporter: Reporter,
-    should_stop: Callable[[], str | None],
-    device: torch.device,
-    on_kept: Callable[[Outcome], None],
-) -> Outcome:
-    if not catalog.method(resolved["method"]).trains:
-        method: Method = methods.create(resolved["method"], _config(resolved))
-        model = method.prepare(load_backbone(spec, weights_dir=weights_dir)).to(device)
-        return Outcome(
-            model=model,
-            method=method,
-            method_name=resolved["method"],
-            method_config=resolved["method_config"],
-            hyperparameters={},
-        )
-    reporter.phase("training")
-    kind = AutoSearch if resolved["method"] == catalog.AUTO else Search
-    search = _search(kind, data, resolved, spec, weights_dir, state_dir, reporter, should_stop, device)
-    search.on_kept = on_kept
-    return search.run()
-
-
-def _search(
-    kind: type[Search],
-    data: Data,
-    resolved: dict[str, Any],
-    spec: catalog.BackboneSpec,
-    weights_dir: Path | None,
-    state_dir: Path,
-    reporter: Reporter,
-    should_stop: Callable[[], str | None],
-    device: torch.device,
-) -> Search:
-    return kind(
-        resolved=resolved,
-        train=data.train,
-        validation=data.validation,
-        scales=data.scales,
-        metric=data.metric,
-        fresh=lambda: load_backbone(spec, weights_dir=weights_dir),
-        source=lambda model: tuned_source(model, resolved, spec),
-        identity={"data": provenance.frame_sha256(data.frame), "backbone": spec.sha256},
-        state_dir=state_dir,
-        reporter=reporter,
-        should_stop=should_stop,
-        device=device,
     )
 
 
