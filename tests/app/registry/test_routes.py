@@ -116,7 +116,7 @@ class TestDownload:
         with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
             assert archive.testzip() is None
             found = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
-        assert sorted(found) == ["README.md", "manifest.json", "model.safetensors"]
+        assert sorted(found) == ["README.md", "calibration.safetensors", "manifest.json", "model.safetensors"]
         assert {path: hashlib.sha256(data).hexdigest() for path, data in found.items()} == tuned.files
         assert client.get(url).content == answer.content
 
@@ -138,7 +138,7 @@ class TestDelete:
     ) -> None:
         first, second = registered().name, registered().name
         assert client.delete(f"/v1/models/{first}").json() == {"id": first, "object": "model", "deleted": True}
-        assert len(blobs()) == 3
+        assert len(blobs()) == 4
         assert client.get(f"/v1/models/{second}/versions/1/download").status_code == 200
         client.delete(f"/v1/models/{second}")
         assert blobs() == []
@@ -152,7 +152,7 @@ class TestDelete:
         with session_scope(engine) as session:
             session.execute(update(Job).values(status="running"))
         client.delete(f"/v1/models/{name}")
-        assert len(blobs()) == 3
+        assert len(blobs()) == 4
         with session_scope(engine) as session:
             session.execute(update(Job).values(status="succeeded"))
         free_deleted_blobs(engine, store)
