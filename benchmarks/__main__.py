@@ -25,6 +25,7 @@ NAMES = (
     "chaos",
     "sff",
     "zero_shot",
+    "calibration",
     "reproduce",
 )
 

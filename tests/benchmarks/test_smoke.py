@@ -129,6 +129,25 @@ def test_starts_are_measured(bench: Bench) -> None:
     assert row.figure > 0
 
 
+def test_calibration_measures_every_way_on_the_same_windows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_path("ett/ETTh1.csv")
+    calibration = bench("calibration")
+    monkeypatch.setattr(calibration.os, "nice", lambda _: 10)
+    asked = options(
+        sets=["ETTh1"], models=["temper-tiny"], states=["zero-shot"], windows=40, train_windows=8, selection_windows=8
+    )
+    rows = calibration.measure(asked)
+    assert [row.unit for row in rows] == ["points"] * 4 + ["×"]
+    cell = rows[0].details["cells"]["ETTh1"]
+    assert cell["num_windows"]["test"] <= 40
+    for way in calibration.WAYS:
+        assert cell[way]["pinball"] > 0
+        assert 50 < cell[way]["coverage"]["80"] <= 100
+    assert "| temper-tiny zero-shot | ETTh1 |" in capsys.readouterr().out
+
+
 def test_sff_gets_as_many_trials_as_its_rivals_and_skips_what_is_done(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
