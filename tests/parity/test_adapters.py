@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import toy
 from tests.data import data_path
 from tsfm import catalog, finetune
+from tsfm.adapter_files import HEAD_WEIGHTS
+from tsfm.backbones.ttm import TTM
 from tsfm.backbones.weights import load_backbone
 from tsfm.request import FinetuneRequest
 from tsfm.tasks.forecast import BackboneSource, Forecaster
@@ -37,9 +40,10 @@ def reference() -> ModuleType:
     pytest.skip("IBM's TTM is not installed: pip install -e '.[parity]'")
 
 
-def tuned(backbone: str, method: str, weights_dir: Path | None, folder: Path) -> tuple[Path, Any]:
+def tuned(backbone: str, method: str | dict[str, Any], weights_dir: Path | None, folder: Path) -> tuple[Path, Any]:
     """An adapter after some large steps on synthetic series, and the network that `/forecast` would open."""
-    settings = {"learning_rate": METHODS[method], "max_epochs": 1, "max_windows_per_epoch": 64, "batch_size": 16}
+    name = method if isinstance(method, str) else method["type"]
+    settings = {"learning_rate": METHODS[name], "max_epochs": 1, "max_windows_per_epoch": 64, "batch_size": 16}
     settings |= {"max_validation_windows": 8, "max_test_windows": 8, "evaluations_per_epoch": 1}
     asked = {"backbone": backbone, "method": method, "prediction_length": 16, "hyperparameters": settings}
     result = finetune.run(
@@ -87,3 +91,25 @@ def test_ttm_r2_on_ibms_own_class(method: str, reference: ModuleType, tmp_path: 
         found = PeftModel.from_pretrained(base, str(folder)).eval()(past_values=past).prediction_outputs[..., 0]
     assert not torch.allclose(before, expected, atol=1e-2), "the adapter changed nothing"
     torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_beside_a_replaced_head_the_hidden_states_agree(reference: ModuleType, tmp_path: Path) -> None:
+    """The adapter knows nothing of `head.safetensors`, which holds the one linear of IBM's class too."""
+    published = data_path("ttm_r2_512_96")
+    (tmp_path / "ttm-r2").symlink_to(published)
+    folder, served = tuned("ttm-r2", {"type": "trace", "head": "svd-32"}, tmp_path, tmp_path)
+    assert isinstance(served, TTM)
+    base = reference.TinyTimeMixerForPrediction.from_pretrained(published).eval()
+    past = contexts().unsqueeze(2)
+    with torch.inference_mode():
+        before = base(past_values=past).decoder_hidden_state
+        expected = served.forecast_channels(past)
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
+        found = model(past_values=past)
+        assert not torch.allclose(before, expected.decoder, atol=1e-2), "the adapter changed nothing"
+        torch.testing.assert_close(found.decoder_hidden_state, expected.decoder, **TOLERANCE)
+        assert not torch.allclose(found.prediction_outputs, expected.forecast, atol=1e-2)
+        missing = base.load_state_dict(load_file(folder / HEAD_WEIGHTS), strict=False)
+        assert not missing.unexpected_keys
+        torch.testing.assert_close(model(past_values=past).prediction_outputs, expected.forecast, **TOLERANCE)
