@@ -27,6 +27,7 @@ NAMES = (
     "zero_shot",
     "calibration",
     "reproduce",
+    "gate",
 )
 
 OPTIONS = {"reproduce": ["--table"]}

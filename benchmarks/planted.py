@@ -12,7 +12,7 @@ from tsfm.series.frame import SeriesFrame
 
 Floats = NDArray[np.float64]
 FREQ = "h"
-SPIKE, DIP, SPIKES_PER_STEP, NOISE = 5.0, -3.0, 1 / 20, 0.2
+SPIKE, DIP, SPIKES_PER_STEP, NOISE = 8.0, -4.0, 1 / 20, 0.2
 DELAY, WIDTH = 7, 6
 """Steps from a spike to its dip, and how long that lasts; a horizon below the delay sees only dips it could foresee."""
 HORIZON = 6

@@ -17,7 +17,7 @@ from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
 
 FOLDER = ROOT / "benchmarks"
-HELPERS = {"__main__", "common", "sets", "trainers", "ltsf", "recipes", "reproduce_table"}
+HELPERS = {"__main__", "common", "sets", "trainers", "ltsf", "recipes", "reproduce_table", "planted"}
 Bench = Callable[[str], ModuleType]
 
 
@@ -83,6 +83,7 @@ def test_a_landscape_of_starting_points(
         windows=1,
         probes=16,
         seed=0,
+        units="windows",
         surface=False,
         plot=None,
     )
@@ -173,6 +174,16 @@ def test_sff_gets_as_many_trials_as_its_rivals_and_skips_what_is_done(
     assert [row.figure for row in rows] == [row.figure for row in sff.measure(asked)]
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == len(cells)
     assert "| zero_shot |" in capsys.readouterr().out
+
+
+def test_planted_jobs_are_judged_once(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = bench("gate")
+    monkeypatch.setattr(gate, "LENGTH", 300)
+    asked = options(kinds=["pattern", "noise"], jobs=1, half_jobs=0, epochs=1, cells=tmp_path / "cells.jsonl")
+    rows = gate.measure(asked)
+    assert [(row.unit, len(row.details["jobs"])) for row in rows] == [("%", 1), ("%", 1)]
+    assert gate.measure(asked) == rows
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 2
 
 
 def test_what_seeds_cannot_tell_apart_is_a_tie(bench: Bench) -> None:
