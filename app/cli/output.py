@@ -138,8 +138,19 @@ def print_verdict(job: Mapping[str, Any]) -> None:
         instead = candidate_name(job, verdict["fallback"])
         out.print(f"The name {escape(model)} therefore answers with {escape(instead)};")
         out.print(f"{escape(model)}@{job['model_version']} always serves the tuned weights.")
+    if held := _held(job):
+        out.print(escape(held))
     if cost := _cost(job):
         out.print(f"[dim]{escape(cost)}[/]")
+
+
+def _held(job: Mapping[str, Any]) -> str | None:
+    """What the tuned weights' intervals covered of the test block."""
+    found = (job.get("calibration") or {}).get("coverage") or {}
+    shares = [
+        f"{100 * value:.1f} % inside its {share} % interval" for share, value in found.items() if value is not None
+    ]
+    return f"Of the test block, the tuned model held {' and '.join(shares)}." if shares else None
 
 
 def _cost(job: Mapping[str, Any]) -> str | None:
@@ -165,14 +176,16 @@ def print_estimate(shown: Mapping[str, Any]) -> None:
         )
     )
     trained = estimate["trainable_parameters"]
-    facts = table("", "")
-    row(facts, "time", duration(estimate["seconds"]))
-    row(facts, "memory", megabytes(estimate["memory_bytes"]))
-    row(facts, "windows", f"{estimate['windows']:,}")
-    row(facts, "steps at most", f"{estimate['steps']:,}")
-    row(facts, "trained parameters", None if trained is None else f"{trained:,}")
-    row(facts, "basis", BASES[estimate["basis"]] + (f" on {estimate['device']}" if estimate["device"] else ""))
-    print_table(facts)
+    facts = {
+        "time": duration(estimate["seconds"]),
+        "memory": megabytes(estimate["memory_bytes"]),
+        "windows": f"{estimate['windows']:,}",
+        "steps at most": f"{estimate['steps']:,}",
+        "trained parameters": "–" if trained is None else f"{trained:,}",
+        "basis": BASES[estimate["basis"]] + (f" on {estimate['device']}" if estimate["device"] else ""),
+    }
+    for name, value in facts.items():
+        out.print(f"  [dim]{name:<20}[/]{value}")
     if estimate["note"]:
         say(estimate["note"])
 

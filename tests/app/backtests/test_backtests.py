@@ -2,7 +2,8 @@
 
 import asyncio
 import csv
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -260,6 +261,28 @@ class TestLoad:
         response = post(gateway, asked("naive"))
         assert (response.status_code, response.headers["retry-after"]) == (429, "3")
 
+    def test_a_caller_who_hangs_up_stops_it(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        post(gateway, asked("naive"))  # opens the engine
+        service: ForecastService = gateway.app.state.forecasts
+        assert service._opening is not None
+        engine = service._opening.result()
+        chunks, hung_up = [], asyncio.Event()
+        forecast = engine.forecast
+
+        async def slow(source: Any, histories: SeriesFrame, *more: Any) -> Numbers:
+            chunks.append(len(histories))
+            await asyncio.sleep(0.5)
+            found: Numbers = await forecast(source, histories, *more)
+            return found
+
+        monkeypatch.setattr(engine, "forecast", slow)
+        monkeypatch.setattr(BacktestService, "backtest", told(BacktestService.backtest, hung_up))
+        body = asked("naive", *[100] * 5, num_windows=90, stride=1, rivals=[])
+        with pytest.raises(httpx.ReadTimeout):
+            gateway.clients["local"].post("/v1/backtests", json=body, timeout=0.3)
+        assert wait_until(hung_up.is_set), "it was noticed"
+        assert len(chunks) < 2
+
     def test_a_caller_who_leaves_stops_it(self, gateway: Gateway) -> None:
         """Between two chunks; no more than was under way is computed."""
         forecasts = Counting()
@@ -275,6 +298,26 @@ class TestLoad:
         with pytest.raises(CallerGone):
             asyncio.run(service.backtest(principal, request, gone=gone))
         assert forecasts.seen == [256]
+
+
+def told(backtest: Any, hung_up: asyncio.Event) -> Any:
+    """`backtest`, setting the event when it stops because nobody listens."""
+
+    async def watched(*args: Any, **named: Any) -> Any:
+        try:
+            return await backtest(*args, **named)
+        except CallerGone:
+            hung_up.set()
+            raise
+
+    return watched
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
 
 
 class Counting:

@@ -62,6 +62,15 @@ def test_the_comparison_is_ordered_by_test_error(capsys: pytest.CaptureFixture[s
     assert "It won on 40 test windows." in "\n".join(lines)
 
 
+def test_what_the_intervals_held_is_said_where_it_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"winner": "tuned", "promoted": True, "fallback": None, "reason": "It won."}
+    made = job(verdict, tuned=0.5)
+    print_verdict({**made, "calibration": {"coverage": {"80": 0.785, "95": None}}})
+    assert "held 78.5 % inside its 80 % interval." in capsys.readouterr().out
+    print_verdict({**made, "calibration": {"coverage": None}})
+    assert "inside its" not in capsys.readouterr().out
+
+
 def test_a_lost_verdict_says_what_is_served_instead(capsys: pytest.CaptureFixture[str]) -> None:
     verdict = {"winner": "zero_shot", "promoted": False, "fallback": "zero_shot", "reason": "It did not win."}
     print_verdict(job(verdict, zero_shot=1.0, tuned=1.5))
