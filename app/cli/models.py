@@ -67,7 +67,7 @@ def show(name: Name, url: Url = None, home: Home = DEFAULT_HOME, as_json: Json =
             version["fallback"],
             moment(version["created_at"]),
             version["digest"][:19],
-            (version["verdict"] or {}).get("reason"),
+            "a refit on all history: not judged" if version["refit"] else (version["verdict"] or {}).get("reason"),
         )
     print_table(shown, fold=True)
 

@@ -32,7 +32,8 @@ def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimat
     """The figures for a resolved request (`tsfm.request.resolve`) on a file of this reading."""
     spec = catalog.backbone(resolved["backbone"])
     method = catalog.method(resolved["method"])
-    windows = _num_windows(resolved, reading, spec)
+    share = TRAIN_SHARE_WITH_TEST if resolved["with_test"] else TRAIN_SHARE_WITHOUT_TEST
+    windows = _num_windows(resolved, reading, spec, share=share)
     if not method.trains:
         return Estimate(
             seconds=FIXED_SECONDS,
@@ -45,28 +46,34 @@ def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimat
     settings = resolved["hyperparameters"]
     windows = min(windows, int(settings["max_windows_per_epoch"]))
     rows = int(settings["batch_size"]) * int(settings["gradient_accumulation"])
-    steps = sum(halving.schedules(resolved, math.ceil(windows / rows) * int(settings["max_epochs"])))
+    schedules = halving.schedules(resolved, math.ceil(windows / rows) * int(settings["max_epochs"]))
+    steps, again = sum(schedules), 0
+    if resolved["refit"]:
+        everything = min(_num_windows(resolved, reading, spec, share=1.0), int(settings["max_windows_per_epoch"]))
+        again = math.ceil(schedules[-1] * everything / windows)
     tokens = math.ceil((int(resolved["context_length"]) + int(resolved["prediction_length"])) / spec.patch_length)
-    flop = TRAIN_FLOP_PER_PARAMETER_AND_TOKEN * spec.num_parameters * tokens * min(rows, windows) * steps
+    flop = TRAIN_FLOP_PER_PARAMETER_AND_TOKEN * spec.num_parameters * tokens * min(rows, windows)
     activations = ACTIVATION_FLOATS_PER_PARAMETER * spec.num_parameters * int(settings["batch_size"])
-    seconds = FIXED_SECONDS + flop / CPU_FLOP_PER_SECOND
+    seconds = steps * flop / CPU_FLOP_PER_SECOND
     if resolved["budget_seconds"] is not None:
-        seconds = min(seconds, FIXED_SECONDS + float(resolved["budget_seconds"]))
+        seconds = min(seconds, float(resolved["budget_seconds"]))
+    seconds += FIXED_SECONDS + again * flop / CPU_FLOP_PER_SECOND  # the budget is the run's, not the refit's
     return Estimate(
         seconds=round(seconds, 1),
         memory_bytes=PROCESS_BYTES + int(FLOAT_BYTES * (COPIES * spec.num_parameters + activations)),
         windows=windows,
-        steps=steps,
+        steps=steps + again,
         trainable_parameters=spec.num_parameters if method.name in TRAIN_EVERYTHING else None,
         basis="table",
     )
 
 
-def _num_windows(resolved: Mapping[str, Any], reading: Mapping[str, Any], spec: catalog.BackboneSpec) -> int:
+def _num_windows(
+    resolved: Mapping[str, Any], reading: Mapping[str, Any], spec: catalog.BackboneSpec, *, share: float
+) -> int:
     """Training windows of one epoch before the cap, as if every series had the mean length."""
     season = frequencies.parse(str(reading["freq"])).season
     context = split.min_context(int(resolved["context_length"]), patch_length=spec.patch_length, season=season)
-    share = TRAIN_SHARE_WITH_TEST if resolved["with_test"] else TRAIN_SHARE_WITHOUT_TEST
     horizon = min(int(resolved["prediction_length"]), spec.prediction_length)
     per_series = share * int(reading["num_points"]) / int(reading["num_series"]) - context - horizon + 1
     return max(1, int(per_series * int(reading["num_series"])))

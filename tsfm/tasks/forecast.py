@@ -241,17 +241,23 @@ class Forecaster:
 
     @classmethod
     def fallback(
-        cls, manifest: dict[str, Any], name: str, *, weights_dir: Path | None = None, device: torch.device | None = None
+        cls,
+        manifest: dict[str, Any],
+        name: str,
+        *,
+        period: int | None = None,
+        weights_dir: Path | None = None,
+        device: torch.device | None = None,
     ) -> Self:
-        """What a job's verdict named instead of the tuned weights, set up exactly as it was judged.
+        """What a version's job measured beside the tuned weights (zero-shot, a rival), set up exactly as it was judged.
 
-        Its quantiles need what the job calibrated: `predict(…, calibration=stored_calibrations(artifact).get(name))`.
+        `period` is that of its routes; None: the one a verdict named. Its quantiles need what the job calibrated:
+        `predict(…, calibration=stored_calibrations(artifact).get(name))`.
         """
         if name == "zero_shot":
             return cls.zero_shot(manifest["backbone"]["name"], weights_dir=weights_dir, device=device)
-        return cls.rival(
-            name, period=manifest["rivals"]["seasonal_naive"]["period"], context_length=manifest["context_length"]
-        )
+        season = period or manifest["rivals"]["seasonal_naive"]["period"]
+        return cls.rival(name, period=season, context_length=int(manifest["context_length"]))
 
     def predict(
         self,

@@ -19,7 +19,7 @@ from tsfm.routes import Routes
 from tsfm.series.frame import SeriesFrame
 from tsfm.tasks.forecast import Forecast, Forecaster, Source, stored_calibrations
 
-TUNED, ZERO_SHOT = "tuned", "zero_shot"
+TUNED = "tuned"
 
 
 def open_served(
@@ -51,13 +51,9 @@ def open_routed(
     for name in routes.sources:
         if name == TUNED:
             continue
-        if name == ZERO_SHOT:
-            backbone = tuned.manifest["backbone"]["name"]
-            forecasters[name] = Forecaster.zero_shot(backbone, weights_dir=weights_dir, device=device)
-        else:
-            context_length = int(tuned.manifest["context_length"])
-            forecasters[name] = Forecaster.rival(name, period=routes.period, context_length=context_length)
-        forecasters[name].calibration = calibrations.get(calibrated_name(name, routes.period))
+        beside = Forecaster.fallback(tuned.manifest, name, period=routes.period, weights_dir=weights_dir, device=device)
+        forecasters[name] = beside
+        beside.calibration = calibrations.get(calibrated_name(name, routes.period))
     return RoutedForecaster(routes=routes, forecasters=forecasters)
 
 
