@@ -36,6 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--probes", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="of the twin, the probes and the start vector")
+    parser.add_argument(
+        "--units",
+        default="normalised",
+        choices=get_args(landscape.Units),
+        help="windows: standardised by the train split",
+    )
     parser.add_argument("--surface", action="store_true")
     parser.add_argument("--plot", type=Path, default=None, help="where to draw it")
 
@@ -62,6 +68,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         config,
         seed=options.seed,
         device=torch.device("cpu"),
+        units=options.units,
     )
     if options.plot is not None:
         landscape_plot.draw(found, options.plot)

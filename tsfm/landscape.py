@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,11 @@ SURFACE_REACH = 1.0
 """The surface covers ±1 of filter-normalised directions: at 1 a step is as long as the weights themselves."""
 PLANNED_SHARE = 0.8
 """Of the time allowed; the rest is for what a measured product does not tell."""
+_SPACES = {"normalised": "the model's normalised space", "windows": "the units of its windows"}
 _BATCH_WINDOWS = 16
 
+Units = Literal["normalised", "windows"]
+"""In which the error is squared: the network's own space (evaluation.md §8), or as the windows are given to it."""
 Tick = Callable[[float], None]
 """Called with the share that is done, between two passes; may raise `Cancelled`."""
 
@@ -59,8 +62,9 @@ class Plan:
 class Objective:
     """The loss of one network over fixed windows, as a function of its trained parameters θ [P]."""
 
-    def __init__(self, network: Backbone, batches: list[Batch]) -> None:
+    def __init__(self, network: Backbone, batches: list[Batch], *, units: Units = "normalised") -> None:
         self.network = network.eval()
+        self.units = units
         named = [(n, p) for n, p in network.named_parameters() if n not in network.unused_parameters]
         self.names = [name for name, _ in named]
         self.parameters = [p.requires_grad_(True) for _, p in named]
@@ -101,8 +105,9 @@ class Objective:
     def _loss(self, batch: Batch) -> Tensor:
         """This batch's share of the mean over all observed target points."""
         point = self.network.predict(batch.context, batch.target.shape[1]).point
-        seen = self.network.normalised(batch.context, point)
-        wanted = self.network.normalised(batch.context, batch.target)
+        seen, wanted = point, batch.target
+        if self.units == "normalised":
+            seen, wanted = (self.network.normalised(batch.context, values) for values in (point, batch.target))
         error = torch.where(batch.target.isnan(), torch.zeros_like(seen), seen - wanted.nan_to_num())
         return error.square().sum() / max(self.observed, 1)
 
@@ -120,6 +125,7 @@ def measure(
     seed: int,
     device: torch.device,
     allowed_seconds: float | None = None,
+    units: Units = "normalised",
     tick: Tick = lambda share: None,
 ) -> dict[str, Any]:
     """Everything about `networks` (the first is the pretrained one), as JSON-ready numbers.
@@ -132,7 +138,7 @@ def measure(
     first = next(iter(networks.values()))
     plan = plan_for(first, len(networks), windows, config, allowed_seconds=allowed_seconds, device=device)
     about: dict[str, Any] = {
-        "loss": f"mean squared error of the {_point_kind(first, windows, device)}, in the model's normalised space",
+        "loss": f"mean squared error of the {_point_kind(first, windows, device)}, in {_SPACES[units]}",
         "block": "train",
         "windows": plan.windows,
         "probes": config.probes,
@@ -147,9 +153,9 @@ def measure(
         return {**about, "omitted": text}
     batches = fixed_batches(windows, plan.windows, device)
     step = _Steps(plan.products + plan.passes, tick)
-    objectives = {name: Objective(network, batches) for name, network in networks.items()}
+    objectives = {name: Objective(network, batches, units=units) for name, network in networks.items()}
     points = {name: _point(o, config, seed=seed, device=device, step=step) for name, o in objectives.items()}
-    paths = _paths(objectives, Objective(twin.to(device), batches), step)
+    paths = _paths(objectives, Objective(twin.to(device), batches, units=units), step)
     surface = _surfaces(objectives, seed=seed, step=step) if config.surface else None
     return {
         **about,

@@ -229,6 +229,16 @@ def test_tiny_is_measured_in_its_own_space() -> None:
     torch.testing.assert_close(expected[0], torch.asinh((values[0] - seen.mean()) / seen.std(correction=0)))
 
 
+def test_the_units_of_the_windows_are_another_loss() -> None:
+    network = build("temper-tiny", TINY, seed=1).eval()
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(context=torch.randn(3, 48, generator=generator), target=torch.randn(3, 8, generator=generator))
+    point = network.predict(batch.context, 8).point.detach()
+    expected = float((point - batch.target).square().mean())
+    assert Objective(network, [batch], units="windows").loss() == pytest.approx(expected, rel=1e-5)
+    assert Objective(network, [batch]).loss() != pytest.approx(expected, rel=0.05)
+
+
 def test_a_head_of_another_shape_has_no_line_to_it(windows: Windows) -> None:
     networks: dict[str, Backbone] = {"pretrained": Chain(width=3), "tuned": Chain(width=2)}
     found = measure(networks, Chain(width=3), windows, LandscapeConfig(windows=4), seed=0, device=CPU)
