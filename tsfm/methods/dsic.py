@@ -82,10 +82,7 @@ def importance(measured: Scores, masks: Mask, *, all_draws: bool = False) -> Sco
 
 
 def strongest(scores: Scores | Sequence[float], count: int) -> Mask:
-    """[n] True for the `count` highest scores; among equals the first. `ValueError` for scores that are not finite."""
-    values = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a score is not finite")
-    kept = np.zeros(len(values), dtype=np.bool_)
-    kept[np.argsort(-values, kind="stable")[:count]] = True
+    """[n] True for the `count` highest scores; among equals the first."""
+    kept = np.zeros(len(scores), dtype=np.bool_)
+    kept[np.argsort(-np.asarray(scores), kind="stable")[:count]] = True
     return kept

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tsfm.backbones.base import Backbone, Batch
+from tsfm.device import is_out_of_memory
 from tsfm.methods.adapters import AdapterModule
 from tsfm.methods.dsic import Mask, Scores
 
@@ -109,13 +110,25 @@ class Gates:
         try:
             for batch in observed:
                 for draw in range(len(masks)):
-                    sums[draw] += self._gradients(model, batch, on[draw] * values).abs().sum(1).double()
+                    sums[draw] += self._sums(model, batch, on[draw] * values)
         finally:
             model.train(was_training)
         if form == "taylor":
             sums *= values.abs().double()
         answer: Scores = (sums / sum(len(batch.target) for batch in observed)).cpu().numpy()
         return answer
+
+    def _sums(self, model: Backbone, batch: Batch, effective: Tensor) -> Tensor:
+        """[n] |∂ℓ/∂(ξg)| summed over windows; in halves where the batch does not fit in memory."""
+        size = len(batch.target)
+        try:
+            return self._gradients(model, batch, effective).abs().sum(1).double()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        halves = (slice(size // 2), slice(size // 2, None))
+        first, last = (Batch(context=batch.context[rows], target=batch.target[rows]) for rows in halves)
+        return self._sums(model, first, effective) + self._sums(model, last, effective)
 
     def _gradients(self, model: Backbone, batch: Batch, effective: Tensor) -> Tensor:
         """[n, B] ∂ℓ_w/∂(ξ_i·g_i) of window w, where the products ξ·g are `effective` [n]."""

@@ -19,6 +19,7 @@ from tsfm.adapter_files import adapter_files
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.catalog import BackboneSpec
 from tsfm.configs import TraceConfig
+from tsfm.errors import NonFinite
 from tsfm.methods import adapters, dsic
 from tsfm.methods.base import Export, Method
 from tsfm.methods.gates import Gates
@@ -107,6 +108,11 @@ class Trace(Method):
 
     def _select(self, model: Backbone, planned: dsic.Round) -> None:
         scores = self._scores(model, num_masked=len(self.gates) - planned.num_kept)
+        if not np.isfinite(scores).all():
+            raise NonFinite(
+                f"The importance of a module was not finite at step {planned.step}: use a lower learning_rate.",
+                details={"step": planned.step},
+            )
         kept = dsic.strongest(scores, planned.num_kept)
         self.gates.keep(kept)
         self._rounds.append((planned.step, scores, kept))

@@ -92,7 +92,3 @@ class TestStrongest:
     def test_takes_the_highest_and_among_equals_the_first(self) -> None:
         assert strongest([1.0, 3.0, 3.0, 3.0, 2.0], 2).tolist() == [False, True, True, False, False]
         assert strongest([0.0, 0.0, 0.0], 2).tolist() == [True, True, False]
-
-    def test_refuses_what_is_not_finite(self) -> None:
-        with pytest.raises(ValueError, match="finite"):
-            strongest([1.0, float("nan")], 1)

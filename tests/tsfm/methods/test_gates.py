@@ -82,7 +82,7 @@ class TestMask:
         assert not torch.equal(moving, gates.modules[0].lora_B.weight)
 
     def test_folding_the_gate_into_b_is_the_same_function(self) -> None:
-        model, gates = gated()
+        model, _ = gated()
         other, others = gated()
         with torch.no_grad():
             for (module, value), gate in zip(others.survivors(), others.gates, strict=True):
@@ -123,6 +123,19 @@ class TestMeasure:
         one = gates.measure(model, [whole], masks, form="taylor")
         other = gates.measure(model, [part(whole, slice(0, 5)), part(whole, slice(5, 12))], masks, form="taylor")
         np.testing.assert_allclose(one, other, rtol=1e-4)
+
+    def test_what_does_not_fit_in_memory_is_measured_in_halves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, gates = gated()
+        expected = gates.measure(model, [batch()], NOTHING_MASKED, form="taylor")
+        whole = Toy.loss
+
+        def small(self: Toy, given: Batch) -> torch.Tensor:
+            if len(given.target) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(self, given)
+
+        monkeypatch.setattr(Toy, "loss", small)
+        np.testing.assert_allclose(gates.measure(model, [batch()], NOTHING_MASKED, form="taylor"), expected, rtol=1e-4)
 
     def test_taylor_is_the_gradient_times_the_gate(self) -> None:
         model, gates = gated()

@@ -15,7 +15,7 @@ from tests.tsfm.methods.test_adapters import batch, measured, pretrained
 from tests.tsfm.test_train import SETTINGS, same, stage
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import LoRAConfig, TraceConfig
-from tsfm.errors import Cancelled, ConfigError
+from tsfm.errors import Cancelled, ConfigError, NonFinite
 from tsfm.methods import dsic
 from tsfm.methods.lora import LoRA
 from tsfm.methods.trace import Trace
@@ -114,6 +114,12 @@ class TestSelection:
         facts = method.facts(method.gates.modules[0].layer)["selection"]
         assert [r["step"] for r in facts["rounds"]] == [1]
         assert all(value > 0 for value in facts["importance"].values())
+
+    def test_an_importance_that_is_not_finite_is_an_error(self, tmp_path: Path) -> None:
+        method = Told(TraceConfig(keep_ratio=0.34))
+        method.told = [(1.0, float("nan"), 2.0)]
+        with pytest.raises(NonFinite, match="lower learning_rate"):
+            trained(tmp_path, method)
 
     def test_the_best_step_and_patience_begin_at_the_final_freeze(self, tmp_path: Path) -> None:
         method = Bound(TraceConfig())
