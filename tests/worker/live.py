@@ -69,7 +69,9 @@ class Live:
                 start_new_session=True,
             )
 
-    def submit(self, *, max_epochs: int, send: bool = True, refit: bool = False, **values: Any) -> str:
+    def submit(
+        self, *, max_epochs: int, send: bool = True, refit: bool = False, landscape: Any = False, **values: Any
+    ) -> str:
         """A queued job of that many epochs, its message sent."""
         hyperparameters = {
             "max_epochs": max_epochs,
@@ -85,6 +87,7 @@ class Live:
                 "prediction_length": 8,
                 "hyperparameters": hyperparameters,
                 "refit": refit,
+                "landscape": landscape,
             }
         )
         with session_scope(self.engine) as session:

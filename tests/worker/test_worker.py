@@ -34,7 +34,7 @@ def worker(deployment: Live) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_job_runs_from_message_to_registered_version(deployment: Live, worker: object) -> None:
-    job_id = deployment.submit(max_epochs=1)
+    job_id = deployment.submit(max_epochs=1, landscape={"windows": 2})
     job = deployment.wait_for_end(job_id)
     assert (job.status, job.attempt, job.model_version) == ("succeeded", 1, 1), (job.error, deployment.log())
     assert job.result is not None
@@ -47,6 +47,9 @@ def test_a_job_runs_from_message_to_registered_version(deployment: Live, worker:
         model = registry.model(str(job.fine_tuned_model))
         assert model is not None
         version = registry.newest(model)
+        left = [registry.file(file_id) for file_id in job.result["result_files"]]
+    assert list(job.result["landscape"]["points"]) == ["pretrained", "tuned"]
+    assert [file and file.filename for file in left] == ["landscape.json", "landscape.png", "step_metrics.csv"]
     assert version is not None
     assert version.digest == job.result["digest"]
     assert all(deployment.store.exists(blob_key(sha256)) for sha256 in version.files.values())
