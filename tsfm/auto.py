@@ -7,6 +7,8 @@ than everything tried, the best candidate is trained all the same, and the verdi
 """
 
 import dataclasses
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -43,11 +45,11 @@ class AutoSearch(Search):
         config = train_config(self.resolved, learning_rate=tried[0].learning_rate)
         total = steps_per_epoch(len(self.train), config) * config.max_epochs
         plan = self._plan(tried, total)
-        self.reporter.plan(plan.search_steps + plan.total_steps)
+        self.reporter.plan(plan.search_steps + total)
         ranking = self._halve(plan)
-        self.planned_steps = plan.search_steps
+        self.planned_steps = max(self.planned_steps, plan.search_steps)
         self._say_choice(ranking[0])
-        return self._train_best(ranking, plan)
+        return self._train_best(ranking, total)
 
     # --- planning
 
@@ -64,8 +66,8 @@ class AutoSearch(Search):
         plan = _plan_from(scalars["plan"])
         if plan.left_out:
             self.reporter.message(
-                f"The budget has room for {len(plan.candidates)} of {len(tried)} candidates; left out: "
-                f"{'; '.join(_named(candidate) for candidate in plan.left_out)}."
+                f"The budget has room for {len(plan.candidates)} of {len(tried)} candidates. If time is left, these "
+                f"follow: {'; '.join(str(self._trial_of(candidate)) for candidate in plan.left_out)}."
             )
         return plan
 
@@ -148,7 +150,10 @@ class AutoSearch(Search):
         for rung, (number, steps) in enumerate(plan.rungs):
             standing = [dataclasses.replace(trial, rung=rung) for trial in ranking[:number]]
             errors: dict[int, float] = {}
-            for place, trial in enumerate(standing):
+            more = self._more(plan) if rung == 0 else iter(())
+            for place, trial in enumerate(itertools.chain(tuple(standing), more)):
+                if place == len(standing):
+                    standing.append(trial)
                 at = self._trial(trial, steps, self._search_left())
                 if at.stopped == "completed" and at.best_error is not None:
                     errors[place] = at.best_error
@@ -168,6 +173,18 @@ class AutoSearch(Search):
             if broken or len(ranking) < 2:
                 break
         return ranking or dropped[:1]
+
+    def _more(self, plan: Plan) -> Iterator[Trial]:
+        """Candidates that the plan left out, while the first rung turns out to be cheaper than it was feared."""
+        budget, (_, steps), *later = self.resolved["budget_seconds"], *plan.rungs
+        for candidate in plan.left_out:
+            tried = [row for row in self.trials if row["rung"] == 0 and row["steps"] == steps]
+            pace = max((row["seconds"] / row["steps"] for row in tried), default=math.inf)
+            coming = steps + sum(number * length for number, length in later)
+            if self.spent_seconds + pace * coming > halving.SEARCH_SHARE * float(budget):
+                return
+            self.reporter.plan(self.reporter.now.total_steps + steps)
+            yield self._trial_of(candidate)
 
     def _search_left(self) -> float | None:
         if self.resolved["budget_seconds"] is None:
@@ -210,10 +227,10 @@ class AutoSearch(Search):
 
     # --- the winner
 
-    def _train_best(self, ranking: list[Trial], plan: Plan) -> Outcome:
+    def _train_best(self, ranking: list[Trial], total: int) -> Outcome:
         """The whole run of the best; where it cannot be trained after all, of the next best."""
         for place, trial in enumerate(ranking):
-            steps, left = self._final_steps(trial, plan)
+            steps, left = self._final_steps(trial, total)
             config = self._config(trial)
             stage = self.stage("run" if place == 0 else f"run-{place}", trial, config, steps, left)
             ended = self.finished(stage)
@@ -235,16 +252,15 @@ class AutoSearch(Search):
                 self.spent_seconds += at.elapsed_seconds
         raise AssertionError("the last of the ranking is trained, or raises")
 
-    def _final_steps(self, trial: Trial, plan: Plan) -> tuple[int, float | None]:
+    def _final_steps(self, trial: Trial, total: int) -> tuple[int, float | None]:
         """(most steps, seconds left): a schedule that ends within what is left, by the pace of the winner's trials."""
         if self.resolved["budget_seconds"] is None:
-            return plan.total_steps, None
+            return total, None
         left = max(float(self.resolved["budget_seconds"]) - self.spent_seconds, 0.0)
         pace = next((row["seconds"] / row["steps"] for row in reversed(self.trials) if _is_of(row, trial)), None)
-        if pace is None:
-            return plan.total_steps, left
-        affordable = int(FINAL_MARGIN * left / pace) if pace > 0 else plan.total_steps
-        return max(1, min(plan.total_steps, max(affordable, MIN_TRIAL_STEPS))), left
+        if not pace:
+            return total, left
+        return min(total, max(int(FINAL_MARGIN * left / pace), MIN_TRIAL_STEPS)), left
 
     def _trial_of(self, candidate: Candidate) -> Trial:
         config = method_config(candidate.method, candidate.options)
@@ -296,11 +312,6 @@ def _row(name: str, *, validation: float | None, seconds: float) -> dict[str, An
         "stopped": None,
         "seconds": round(seconds, 3),
     }
-
-
-def _named(candidate: Candidate) -> str:
-    options = "".join(f", {name} {value}" for name, value in candidate.options.items())
-    return f"{candidate.method} at {candidate.learning_rate:.3g}{options}"
 
 
 def _plan_from(stored: dict[str, Any]) -> Plan:

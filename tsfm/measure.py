@@ -27,7 +27,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.timing import step_seconds, window_seconds
 from tsfm.train import steps_per_epoch
 
-MEASURING_SECONDS = 4.0
+MEASURING_SECONDS = 2.0
 """Of the methods of `auto`, no further one is measured after so long: it is taken to be as dear as the dearest."""
 REFIT_SHARE_OF_STEPS = 1 / 0.6
 """Steps of a refit for every step of the run: all history against the train block."""

@@ -286,6 +286,22 @@ class TestBudget:
         assert any("The budget has room for" in text for text in messages(sent))
         assert {row["stopped"] for row in trials(result)} == {"completed"}
 
+    def test_a_search_cheaper_than_feared_takes_in_what_was_put_off(
+        self, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = self._clock(monkeypatch)
+        costs: Callable[..., float] = lambda *_, **__: 4.0  # four times what a step then takes  # noqa: E731
+        monkeypatch.setattr(auto, "step_seconds", costs)
+        sent: list[Progress] = []
+        asked = {"hyperparameters": {"max_epochs": 20, "batch_size": 32}, "budget_seconds": 400}
+        result = run(toy_weights, tmp_path, sent=sent, methods=["full"], **asked)
+        (said,) = [text for text in messages(sent) if "If time is left" in text]
+        assert said.startswith("The budget has room for 2 of 3 candidates")
+        assert len([row for row in trials(result) if row["rung"] == 0]) == 3
+        assert clock.now <= 400
+        fractions = [progress.fraction for progress in sent]
+        assert fractions == sorted(fractions)
+
     def test_hardly_any_still_gives_a_model(self, toy_weights: Path, tmp_path: Path) -> None:
         result = run(toy_weights, tmp_path, budget_seconds=1e-3)
         assert trials(result) == []
