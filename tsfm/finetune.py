@@ -14,33 +14,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, provenance, refit
+from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, provenance
 from tsfm.artifact import write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone
-from tsfm.configs import TrainConfig
 from tsfm.device import default_device, facts
-from tsfm.errors import DataError
 from tsfm.evaluate import Asked
 from tsfm.incumbent import Incumbent, judged_until
 from tsfm.methods.base import Export, Method
-from tsfm.metrics import Scales, default_metric, scales_of, zero_share
+from tsfm.prepare import Data, all_history, prepare
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.refit import Refitted, train_on_all
 from tsfm.request import FinetuneRequest, landscape_config, resolve
 from tsfm.results import write_step_metrics
 from tsfm.search import Outcome, Search
-from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
-from tsfm.series.split import Block, Split, split
-from tsfm.series.windows import Windows, cut
 from tsfm.tasks.forecast import BackboneSource
 
 __all__ = ["FinetuneRequest", "FinetuneResult", "Progress", "run"]
-
-_LISTED = 20
-"""Item ids a report spells out before it only counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,23 +70,6 @@ class FinetuneResult:
         for name in ("out_dir", "result_files", "refit"):
             del kept[name]
         return kept
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """A frame cut into what trains, what decides and what judges."""
-
-    frame: SeriesFrame
-    split: Split
-    train: Windows
-    validation: Windows
-    calibration: Windows
-    test: Windows | None
-    scales: Scales
-    metric: str
-    blocks: judge.Blocks
-    """What the candidates are measured on."""
-    report: dict[str, Any]
 
 
 def run(
@@ -310,93 +285,6 @@ class _Job:
             should_stop=self.should_stop,
             device=self.device,
         )
-
-
-def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.BackboneSpec) -> Data:
-    """Splits, cuts windows and measures scales; `DataError` when nothing is left to train on."""
-    context_length, horizon = int(resolved["context_length"]), int(resolved["prediction_length"])
-    blocks = split(
-        frame,
-        context_length=context_length,
-        prediction_length=horizon,
-        patch_length=spec.patch_length,
-        with_test=resolved["with_test"],
-    )
-    caps = {**dataclasses.asdict(TrainConfig()), **resolved["hyperparameters"]}
-
-    def windows(block: Block, length: int, cap: str) -> Windows:
-        most = int(caps[cap])
-        return cut(frame, blocks, block, context_length=context_length, prediction_length=length, max_windows=most)
-
-    # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
-    train = windows(Block.TRAIN, min(horizon, spec.prediction_length), "max_windows_per_epoch")
-    validation = windows(Block.VALIDATION, horizon, "max_validation_windows")
-    calibrating = windows(Block.CALIBRATION, horizon, "max_calibration_windows")
-    test = windows(Block.TEST, horizon, "max_test_windows") if resolved["with_test"] else None
-    if not len(train) and catalog.method(resolved["method"]).trains:
-        raise DataError(
-            "No window of the train block holds an observed target after an observed context: nothing can be learnt. "
-            "Give series with fewer missing values.",
-            code="no_training_windows",
-        )
-    frequency = frequencies.parse(frame.freq)
-    share = zero_share(frame, blocks)
-    scales = scales_of(frame, blocks, season=frequency.season)
-    metric = resolved["metric"] or default_metric(share)
-    report = {
-        "freq": frame.freq,
-        "season": frequency.season,
-        "num_series": len(frame),
-        "num_points": len(frame.values),
-        "num_missing": int((frame.values != frame.values).sum()),
-        "share_of_zeros": share,
-        "metric": metric,
-        "split": dict(blocks.report()),
-        "windows": {
-            name: {"num_windows": len(w), "stride": w.stride, "num_dropped": w.num_dropped}
-            for name, w in (
-                ("train", train),
-                ("validation", validation),
-                ("calibration", calibrating),
-                ("test", test),
-            )
-            if w is not None
-        },
-        "scale_fallbacks": scales.num_fallbacks,
-        "unused_items": [frame.item_ids[i] for i in blocks.unused[:_LISTED]],
-        "unjudged_items": [frame.item_ids[i] for i in blocks.unjudged[:_LISTED]],
-    }
-    return Data(
-        frame=frame,
-        split=blocks,
-        train=train,
-        validation=validation,
-        calibration=calibrating,
-        test=test,
-        scales=scales,
-        metric=metric,
-        blocks=judge.Blocks(
-            frame=frame,
-            split=blocks,
-            validation=validation,
-            test=test,
-            scales=scales,
-            metric=metric,
-            min_gain=float(resolved["min_gain"]),
-            periods=frequency.periods,
-        ),
-        report=report,
-    )
-
-
-def all_history(data: Data, resolved: dict[str, Any]) -> Data:
-    """The same series with every window to be trained on; the other blocks are those of the job."""
-    split = refit.whole(data.split)
-    most = int(resolved["hyperparameters"]["max_windows_per_epoch"])
-    train = refit.windows_of(data.frame, split, data.train, max_windows=most)
-    shown = {"train": {"num_windows": len(train), "stride": train.stride, "num_dropped": train.num_dropped}}
-    report = {**data.report, "split": dict(split.report()), "windows": shown}
-    return dataclasses.replace(data, split=split, train=train, report=report)
 
 
 def _config(resolved: dict[str, Any]) -> Any:

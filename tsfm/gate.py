@@ -166,7 +166,7 @@ class Gate:
         x = (bar * (1.0 - self.min_gain) - loss) / mean_bar
         mean = float(weight @ x)
         origins, place = np.unique(clock, return_inverse=True)
-        d = mean + len(origins) * np.bincount(place, weights=weight * (x - mean))
+        d: Floats = mean + len(origins) * np.bincount(place, weights=weight * (x - mean))
         return d, 1.0 - mean_loss / mean_bar
 
     def _shifted(self, d: Floats, degrees: int, level: float) -> tuple[float, float]:

@@ -18,8 +18,9 @@ from tsfm import catalog, halving, methods, provenance
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone
 from tsfm.device import default_device, peak_memory_bytes
-from tsfm.finetune import Data, prepare, tuned_source
+from tsfm.finetune import tuned_source
 from tsfm.halving import Candidate
+from tsfm.prepare import Data, prepare
 from tsfm.progress import Reporter
 from tsfm.request import FinetuneRequest, method_config, resolve, train_config
 from tsfm.search import Search, Trial

@@ -122,7 +122,7 @@ class WindowErrors:
     def join(parts: "Sequence[WindowErrors]") -> "WindowErrors":
         """The windows of all parts, in order; quantiles only where all have the same."""
         levels = {part.levels for part in parts if len(part)}
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_WINDOW}
+        joined: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _PER_WINDOW}
         return replace(parts[0], levels=next(iter(levels)) if len(levels) == 1 else (), **joined)
 
     def where(self, kept: NDArray[np.bool_] | Ints) -> "WindowErrors":
