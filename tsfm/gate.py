@@ -166,7 +166,8 @@ class Gate:
         x = (bar * (1.0 - self.min_gain) - loss) / mean_bar
         mean = float(weight @ x)
         origins, place = np.unique(clock, return_inverse=True)
-        d: Floats = mean + len(origins) * np.bincount(place, weights=weight * (x - mean))
+        parts = np.bincount(place, weights=weight * (x - mean)).astype(np.float64)
+        d: Floats = mean + len(origins) * parts
         return d, 1.0 - mean_loss / mean_bar
 
     def _shifted(self, d: Floats, degrees: int, level: float) -> tuple[float, float]:
