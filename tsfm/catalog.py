@@ -127,7 +127,7 @@ METHODS: dict[str, MethodSpec] = {
             summary="Low-rank adapters whose ranks are shared out among the modules by importance while they train.",
             implementation="adalora:AdaLoRA",
             config=configs.AdaLoRAConfig,
-            learning_rate={"*": 3e-3},
+            learning_rate={"tiny": 3e-3, "*": 1e-2},
         ),
         MethodSpec(
             name="lp_full",
