@@ -45,7 +45,7 @@ class Measured:
     windows: int
     steps: int
     trainable_parameters: int | None
-    """None of `auto`: it depends on what is chosen."""
+    """At most; None where it shows while training: of `auto`, and of a method that shares ranks out."""
     device: str
 
     def to_mapping(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _trainable(search: Search) -> int | None:
         return None
     (candidate,) = _tried(search.resolved)
     method = methods.create(candidate.method, method_config(candidate.method, candidate.options))
-    return method.num_trainable_parameters(method.prepare(search.fresh()))
+    return method.num_trainable_parameters(method.prepare(search.fresh())) or None
 
 
 def _judged_windows(data: Data) -> int:

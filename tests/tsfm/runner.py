@@ -20,7 +20,7 @@ import torch._dynamo  # every optimizer imports it: once here instead of once pe
 from safetensors.torch import save
 
 from tests import toy
-from tsfm import catalog, finetune, methods, search
+from tsfm import auto, catalog, finetune, methods, search
 from tsfm.backbones import build
 from tsfm.backbones.weights import tensors_of
 from tsfm.configs import TrainConfig
@@ -68,14 +68,14 @@ def run(folder: Path, backbone: str, method: str, out: int) -> None:
         config = settings(resolved, learning_rate=learning_rate)
         return dataclasses.replace(config, checkpoint_every_steps=7, checkpoint_every_seconds=1e9)
 
-    search.train_config = often
+    search.train_config = auto.train_config = often
 
     def tick() -> None:
         os.write(out, b".")
 
     asked = {
         "backbone": backbone,
-        "method": method,
+        "method": {"type": "auto", "methods": ["linear_probe", "full"]} if method == catalog.AUTO else method,
         "prediction_length": 6,
         "hyperparameters": {"learning_rate": [1e-3, 3e-3], "max_epochs": 2, "batch_size": 16, "patience": 100},
         "seed": 5,
@@ -119,7 +119,8 @@ def watch(folder: Path, backbone: str, method: str, *, kill_after: int | None = 
 
 
 def main(folder: Path, backbone: str, method: str, kills: list[float]) -> dict[str, Any]:
-    methods.create(method, catalog.method(method).config())  # loads peft where the method needs it
+    if method != catalog.AUTO:
+        methods.create(method, catalog.method(method).config())  # loads peft where the method needs it
     ticks, expected = watch(folder / "unbroken", backbone, method)
     killed = [max(2, int(share * ticks)) for share in kills]
     for kill_after in killed:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("backbone", "method"), [("toy", "sff"), ("small", "sff"), ("toy", "trace")])
+@pytest.mark.parametrize(("backbone", "method"), [("toy", "sff"), ("small", "sff"), ("toy", "trace"), ("toy", "auto")])
 def test_three_kills_change_nothing(tmp_path: Path, backbone: str, method: str) -> None:
     # Somewhere in the search, in the run, and wherever the third falls on what is then left.
     kills = [random.uniform(0, 0.25), random.uniform(0.25, 0.5), random.uniform(0, 0.25)]
