@@ -137,7 +137,8 @@ def print_verdict(job: Mapping[str, Any]) -> None:
     if model and verdict.get("fallback"):
         instead = candidate_name(job, verdict["fallback"])
         out.print(f"The name {escape(model)} therefore answers with {escape(instead)};")
-        out.print(f"{escape(model)}@{job['model_version']} always serves the tuned weights.")
+        judged = "routed forecaster" if (job.get("gate") or {}).get("winner") == "routed" else "tuned weights"
+        out.print(f"{escape(model)}@{job['model_version']} always serves the {judged}.")
     if held := _held(job):
         out.print(escape(held))
     if cost := _cost(job):

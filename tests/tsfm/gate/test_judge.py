@@ -100,6 +100,19 @@ class TestPlanted:
         assert result.gate is not None
         assert result.gate["winner"] == "routed"
 
+    def test_a_test_block_without_a_value_judges_nothing(self, toy_weights: Path, tmp_path: Path) -> None:
+        values = sine(0)
+        values[int(0.8 * LENGTH) :] = np.nan
+        result = job(toy_weights, tmp_path, frame_of(values))
+        assert result.gate is not None
+        assert (result.gate["reason"], result.gate["gain"], result.gate["windows"]) == (
+            "insufficient_evidence",
+            None,
+            0,
+        )
+        assert (result.verdict["fallback"], result.verdict["winner"]) == ("zero_shot", None)
+        json.dumps(result.to_mapping(), allow_nan=False)
+
     def test_too_little_test_is_said(self, toy_weights: Path, tmp_path: Path) -> None:
         result = job(toy_weights, tmp_path, frame_of(sine(0, 80)), prediction_length=6)
         assert result.gate is not None
