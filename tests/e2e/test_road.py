@@ -67,7 +67,8 @@ def test_the_job_is_judged(job: dict[str, object]) -> None:
     names = {candidate["name"] for candidate in job["candidates"]}  # type: ignore[attr-defined]  # JSON
     assert names == {"tuned", "zero_shot", "naive", "seasonal_naive", "window_mean"}
     assert job["verdict"]["reason"]  # type: ignore[index]  # JSON
-    assert job["gate"] is None
+    assert job["gate"]["reason"] == "insufficient_evidence"  # type: ignore[index]  # JSON
+    assert job["calibration"]["method"] == "cqr"  # type: ignore[index]  # JSON
 
 
 def test_the_tuned_model_forecasts_the_next_year(live: Live, job: dict[str, object], tmp_path: Path) -> None:
