@@ -26,5 +26,5 @@ while :; do
 done
 
 model=$(printf '%s' "$answer" | field fine_tuned_model)
-printf '%s' "$answer" | field reason >&2
+printf '%s' "$answer" | field sentence >&2
 call "$url/v1/forecast" -H "Accept: text/csv" -H "Content-Type: application/json" -d "{\"model\": \"$model\", \"levels\": [80]}"

@@ -70,7 +70,7 @@ def test_the_curl_example_works(live: Live, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("item_id,timestamp,mean,lo-80,hi-80\n")
-    assert "test windows" in done.stderr
+    assert "romoted: " in done.stderr
 
 
 def test_the_generated_example_is_what_its_script_makes() -> None:
