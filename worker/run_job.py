@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from app.errors import ApiError, StorageUnavailable
 from app.files.results import store_results
@@ -31,6 +31,9 @@ from worker.runs import RunFolder, RunFolderBusy, run_folder
 from worker.state import StateKeeper, is_remote
 
 _STARTED_AT = time.monotonic()
+if TYPE_CHECKING:
+    from tsfm.finetune import FinetuneResult
+
 ALIVE_SECONDS = 5.0
 """How often a run that has nothing else to say lets hear of it."""
 SUPERVISOR_GONE = 70
@@ -153,9 +156,7 @@ def _run(
     store.get_to(series_key(assignment.file_id), parquet)
     incumbent = None
     if (standing := assignment.incumbent) is not None:
-        place = _fetch_artifact(store, folder.work / "incumbent", standing["digest"], standing["files"])
-        known = {name: standing[name] for name in ("name", "version", "digest")}
-        incumbent = Incumbent(folder=place, **known)
+        incumbent = Incumbent(**_fetched(store, folder.work / "incumbent", standing))
 
     said_at = time.monotonic()
 
@@ -199,28 +200,35 @@ def _run(
     except Cancelled:
         keeper.push(now=True)
         raise
-    again, found = result.refit, result.to_mapping()
     cost = {
         "seconds": round(time.monotonic() - _STARTED_AT, 1),
         "peak_memory_bytes": peak_memory_bytes(default_device()),
     }
+    return _stored(store, assignment.job_id, result, cost)
+
+
+def _stored(store: Store, job_id: str, result: "FinetuneResult", cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The `result` message, once everything that it names lies in the store."""
+    found, again = result.to_mapping(), result.refit
+    refit = None
+    if again is not None:
+        refit = {"digest": again.digest, "manifest": again.manifest, "files": _store(store, again.out_dir)}
     return {
         "result": {**found, "timing": {**found["timing"], **cost}},
         "files": _store(store, result.out_dir),
-        "result_files": [one.to_mapping() for one in store_results(store, assignment.job_id, result.result_files)],
-        "refit": None
-        if again is None
-        else {"digest": again.digest, "manifest": again.manifest, "files": _store(store, again.out_dir)},
+        "result_files": [one.to_mapping() for one in store_results(store, job_id, result.result_files)],
+        "refit": refit,
     }
 
 
-def _fetch_artifact(store: Store, folder: Path, digest: str, files: Mapping[str, str]) -> Path:
-    """A stored artifact, verified. One that is damaged fails the job: what served before cannot be beaten unseen."""
+def _fetched(store: Store, folder: Path, standing: Mapping[str, Any]) -> dict[str, Any]:
+    """The version to beat, its artifact verified. A damaged one fails the job: it cannot be beaten unseen."""
     try:
-        return LocalArtifacts(store, folder, budget_bytes=0).fetch(digest, files)
+        place = LocalArtifacts(store, folder, budget_bytes=0).fetch(standing["digest"], standing["files"])
     except ApiError as error:
         text = f"The version in production cannot be compared with: {error.message}"
         raise ArtifactError(text, code=error.code, param="register_as") from error
+    return {"folder": place, **{name: standing[name] for name in ("name", "version", "digest")}}
 
 
 def _store(store: Store, directory: Path) -> dict[str, str]:
