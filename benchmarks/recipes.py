@@ -116,9 +116,9 @@ def recipes(set_name: str) -> dict[str, Recipe]:
         Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),
         Recipe(name="lora", method="lora", trials=rates(3e-4, 1e-3, 3e-3)),
         Recipe(name="adalora", method="adalora", trials=rates(3e-4, 1e-3, 3e-3)),
-        Recipe(name="trace", method="trace", trials=rates(3e-4, 1e-3, 3e-3)),
-        Recipe(name="trace, random", method="trace", trials=rates(3e-4, 1e-3, 3e-3, selection="random")),
-        Recipe(name="trace, magnitude", method="trace", trials=rates(3e-4, 1e-3, 3e-3, selection="magnitude")),
+        Recipe(name="trace", method="trace", trials=rates(3e-4, 6e-4, 1e-3)),
+        Recipe(name="trace, random", method="trace", trials=rates(3e-4, 6e-4, 1e-3, selection="random")),
+        Recipe(name="trace, magnitude", method="trace", trials=rates(3e-4, 6e-4, 1e-3, selection="magnitude")),
         Recipe(name="sam", method="sam", trials=tuple(t for rho in (0.01, 0.05, 0.1) for t in rates(3e-5, rho=rho))),
         Recipe(name="swa", method="swa", trials=rates(1e-5, 3e-5, 1e-4)),
         Recipe(

@@ -165,7 +165,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="trace:Trace",
             config=configs.TraceConfig,
             auto={},
-            learning_rate={"*": 1e-3},
+            learning_rate={"*": 1e-3, "ttm": 6e-4},
         ),
         MethodSpec(
             name=AUTO,
