@@ -114,7 +114,7 @@ def recipes(set_name: str) -> dict[str, Recipe]:
         ),
         Recipe(name="scratch", method="scratch", trials=rates(3e-4, 1e-3, 3e-3)),
         Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),
-        Recipe(name="lora", method="lora", trials=rates(3e-4, 1e-3, 3e-3)),
+        Recipe(name="lora", method="lora", trials=rates(1e-4, 3e-4, 1e-3)),
         Recipe(name="adalora", method="adalora", trials=rates(3e-4, 1e-3, 3e-3)),
         Recipe(name="trace", method="trace", trials=rates(3e-4, 6e-4, 1e-3)),
         Recipe(name="trace, random", method="trace", trials=rates(3e-4, 6e-4, 1e-3, selection="random")),
