@@ -78,7 +78,7 @@ def finetune(
     weights = {"model.safetensors": f"weights of {job_id}".encode() * 1000}
     digest = write_artifact(out_dir, weights, {"job": job_id}, f"# {job_id}\n")
     verdict = {"promoted": False, "fallback": "zero_shot", "reason": "A stand-in never wins."}
-    found = {"digest": digest, "manifest": {"job": job_id}, "verdict": verdict}
+    found = {"digest": digest, "manifest": {"job": job_id}, "verdict": verdict, "timing": {}}
     metrics = out_dir.with_name("step_metrics.csv")
     metrics.write_text(f"step,train_loss,valid_loss\n{total},1.0,1.0\n")
     return SimpleNamespace(
@@ -124,5 +124,9 @@ if __name__ == "__main__":
     stand_in = ModuleType("tsfm.finetune")
     stand_in.run = finetune  # type: ignore[attr-defined]
     sys.modules["tsfm.finetune"] = stand_in
+    device = ModuleType("tsfm.device")  # the real one loads torch
+    device.default_device = lambda: "cpu"  # type: ignore[attr-defined]
+    device.peak_memory_bytes = lambda _: 0  # type: ignore[attr-defined]
+    sys.modules["tsfm.device"] = device
     run_job.ObjectStore = FlakyStore  # type: ignore[misc]
     sys.exit(run_job.main())
