@@ -1,6 +1,7 @@
 """What a job leaves for a reader: result files in the job, among the files, and gone with the model."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -81,3 +82,21 @@ def test_one_may_be_deleted_alone(client: httpx.Client, store: ObjectStore, job:
     assert client.delete(f"/v1/files/{job[1]}").json()["deleted"] is True
     assert not store.exists(file_key(job[1]))
     assert client.get(f"/v1/jobs/{job[0]}").status_code == 200
+
+
+def test_a_job_may_only_join_a_name_whose_requests_it_can_answer(
+    client: httpx.Client, job: tuple[str, str, str]
+) -> None:
+    name = job[2]
+
+    def submit(step: timedelta) -> httpx.Response:
+        rows = [f"{datetime(2024, 1, 1, tzinfo=UTC) + i * step},{i % 24}" for i in range(400)]
+        csv = "\n".join(["timestamp,load", *rows])
+        fields = {"prediction_length": "12", "register_as": name}
+        return client.post("/v1/jobs", files={"file": ("load.csv", csv)}, data=fields)
+
+    accepted = submit(timedelta(hours=1))
+    assert (accepted.status_code, accepted.json()["register_as"]) == (200, name), accepted.text
+    refused = submit(timedelta(days=1))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_mismatch")
+    assert "freq 'h'; this file has 'D'" in refused.json()["error"]["message"]
