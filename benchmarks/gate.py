@@ -6,8 +6,8 @@
 pattern   one series each, with a pattern that no pretraining has shown and that tuning can learn: to be accepted
 noise     one series of independent normal values each: to be refused
 changed   the pattern, but on test it goes the other way: to be refused
-half      20 series in one job, half of which go the other way from validation on: the routed forecaster is to beat both
-          the tuned model and zero-shot on test
+half      20 series in one job, half of which lose the pattern from validation on: the routed forecaster is to beat
+          both the tuned model and zero-shot on test
 
 Every job is the product's own run: training, choice on validation, gate on test. No seed was left out.
 """

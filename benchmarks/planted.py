@@ -19,14 +19,14 @@ HORIZON = 6
 CONTEXT = 32
 
 
-def echo(length: int, *, seed: int, changed_from: int | None = None) -> Floats:
-    """[length] spikes with dips; from `changed_from` on the dips are bumps: what was learnt before is now wrong."""
+def echo(length: int, *, seed: int, changed_from: int | None = None, then: float = -DIP) -> Floats:
+    """[length] spikes with dips; from `changed_from` on the dips have the size `then`, unlike what could be learnt."""
     rng = np.random.default_rng((3, seed))
     values = NOISE * rng.normal(size=length + DELAY + WIDTH)
     for at in np.flatnonzero(rng.random(length) < SPIKES_PER_STEP):
         values[at] += SPIKE
-        flipped = changed_from is not None and at + DELAY >= changed_from
-        values[at + DELAY : at + DELAY + WIDTH] += -DIP if flipped else DIP
+        changed = changed_from is not None and at + DELAY >= changed_from
+        values[at + DELAY : at + DELAY + WIDTH] += then if changed else DIP
     return values[:length]
 
 
@@ -47,10 +47,10 @@ def frame(*rows: Floats) -> SeriesFrame:
 
 
 def half_helped(length: int, *, seed: int, num_series: int) -> SeriesFrame:
-    """Half of the series echo to their end; the dips of the others turn into bumps where their training ends."""
+    """Half of the series echo to their end; the others have no more dips from where their training ends."""
     train = int(0.6 * length)
     rows = [
-        echo(length, seed=1_000 * seed + i, changed_from=None if i < num_series // 2 else train)
+        echo(length, seed=1_000 * seed + i, changed_from=None if i < num_series // 2 else train, then=0.0)
         for i in range(num_series)
     ]
     return frame(*rows)
