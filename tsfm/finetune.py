@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, provenance
-from tsfm.artifact import write_artifact
+from tsfm.artifact import CARD, write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_backbone
@@ -27,7 +27,7 @@ from tsfm.prepare import Data, all_history, prepare
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.refit import Refitted, train_on_all
 from tsfm.request import FinetuneRequest, landscape_config, resolve
-from tsfm.results import write_step_metrics
+from tsfm.results import write_results
 from tsfm.search import Outcome, Search
 from tsfm.series.frame import SeriesFrame
 from tsfm.tasks.forecast import BackboneSource
@@ -120,7 +120,7 @@ def run(
     clock.lap("evaluating_seconds")
     reporter.phase("saving", share=0.9)
     made = job.write(outcome, out_dir, found, calibrations=calibrations)
-    result_files = write_step_metrics(job.results_dir, outcome.training)
+    result_files = write_results(job.results_dir, outcome.training, made.manifest, out_dir / CARD)
     clock.lap("saving_seconds")
     landscape, pictures = job.landscape(outcome)
     again = job.refit(outcome, made)

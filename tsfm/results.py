@@ -2,13 +2,27 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tsfm.artifact import write_synced
 
-STEP_METRICS = "step_metrics.csv"
+STEP_METRICS, METRICS, MODEL_CARD = "step_metrics.csv", "metrics.json", "model_card.md"
+_MEASURED = ("candidates", "verdict", "gate", "calibration")
+
+
+def write_results(
+    folder: Path, training: Mapping[str, Any], manifest: Mapping[str, Any], card: Path
+) -> dict[str, Path]:
+    """Step metrics (first: what readers of OpenAI's jobs look for), the measurements, and the artifact's card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    measured = {name: manifest[name] for name in _MEASURED} | {"data_report": manifest["data"]["report"]}
+    text = json.dumps(measured, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_synced(folder / METRICS, (text + "\n").encode())
+    write_synced(folder / MODEL_CARD, card.read_bytes())
+    return {**write_step_metrics(folder, training), METRICS: folder / METRICS, MODEL_CARD: folder / MODEL_CARD}
 
 
 def write_step_metrics(folder: Path, training: Mapping[str, Any]) -> dict[str, Path]:

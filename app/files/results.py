@@ -38,9 +38,9 @@ class ResultFile:
 
 
 def store_results(store: Store, job_id: str, paths: Mapping[str, Path]) -> list[ResultFile]:
-    """Puts each file (name → where it lies); answers what the rows need."""
+    """Puts each file (name → where it lies); answers what the rows need, in the same order."""
     found = []
-    for name, path in sorted(paths.items()):
+    for name, path in paths.items():
         sha256 = file_sha256(path)
         digest = hashlib.sha256(f"{job_id}\n{name}\n{sha256}".encode()).hexdigest()
         one = ResultFile(id=FILE + digest[:_ID_CHARACTERS], filename=name, bytes=path.stat().st_size, sha256=sha256)

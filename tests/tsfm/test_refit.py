@@ -113,5 +113,15 @@ def test_the_step_metrics_are_those_of_the_run(toy_weights: Path, tmp_path: Path
     assert [float(row["valid_loss"]) for row in rows] == pytest.approx([one["validation"] for one in history])
 
 
+def test_the_measurements_and_the_card_lie_beside_them(result: FinetuneResult) -> None:
+    assert list(result.result_files) == ["step_metrics.csv", "metrics.json", "model_card.md"]
+    measured = json.loads(result.result_files["metrics.json"].read_bytes())
+    assert measured["gate"] == json.loads(json.dumps(result.gate))
+    assert measured["candidates"]
+    card = (result.out_dir / "README.md").read_bytes()
+    assert result.result_files["model_card.md"].read_bytes() == card
+
+
 def test_nothing_trained_has_no_step_metrics(toy_weights: Path, tmp_path: Path) -> None:
-    assert run(toy_weights, tmp_path, method="zero_shot", hyperparameters={}).result_files == {}
+    zero_shot = run(toy_weights, tmp_path, method="zero_shot", hyperparameters={})
+    assert list(zero_shot.result_files) == ["metrics.json", "model_card.md"]

@@ -77,13 +77,14 @@ def test_the_next_version_of_a_name_meets_its_incumbent_and_is_fitted_again(depl
         assert model is not None
         two, three = (registry.version(model, number) for number in (2, 3))
         alias = registry.alias(model, "production")
-        (metrics,) = (registry.file(file_id) for file_id in job.result["result_files"])
+        metrics, *others = (registry.file(file_id) for file_id in job.result["result_files"])
     assert two is not None
     assert three is not None
     assert alias is not None
     assert (two.incumbent, two.fallback, two.judged, three.judged, alias.version) == (1, "incumbent", True, False, 1)
     assert two.digest != three.digest
     assert metrics is not None
+    assert [other and other.filename for other in others] == ["metrics.json", "model_card.md"]
     assert (metrics.filename, metrics.purpose) == ("step_metrics.csv", "fine-tune-results")
     assert deployment.store.get_bytes(file_key(metrics.id)).startswith(b"step,train_loss,valid_loss\n")
 
