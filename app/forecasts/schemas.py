@@ -65,7 +65,10 @@ class SeriesOut(ResponseModel):
     intervals: dict[str, IntervalOut]
     version: int | None
     digest: str | None
-    fallback: str | None = Field(description="What answered instead of the tuned weights, because it was not beaten.")
+    fallback: str | None = Field(
+        description="Null where the tuned weights answered; else what did, because they did not beat it or this series "
+        "is routed there: incumbent, zero_shot, naive, seasonal_naive or window_mean."
+    )
 
 
 class Timing(ResponseModel):
