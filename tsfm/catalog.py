@@ -112,7 +112,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="linear_probe:LinearProbe",
             config=configs.LinearProbeConfig,
             auto={},
-            learning_rate={"*": 1e-3},
+            learning_rate={"*": 1e-3, "ttm": 1e-4},
         ),
         MethodSpec(
             name="lora",
@@ -142,7 +142,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="full:Full",
             config=configs.FullConfig,
             auto={},
-            learning_rate={"*": 3e-4},
+            learning_rate={"*": 3e-4, "ttm": 1e-4},
         ),
         MethodSpec(
             name="scratch",
@@ -157,7 +157,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="sff:SFF",
             config=configs.SFFConfig,
             auto={"alpha": (0.9, 0.95, 0.7)},
-            learning_rate={"*": 3e-4},
+            learning_rate={"*": 3e-4, "ttm": 1e-4},
         ),
         MethodSpec(
             name="trace",
