@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from tsfm.adapter_files import LowRank, exactly
@@ -48,6 +49,12 @@ class AdapterModule:
     @property
     def num_parameters(self) -> int:
         return self.lora_A.weight.numel() + self.lora_B.weight.numel()
+
+    def switch(self, on: bool) -> None:
+        """Whether a forward pass goes through the adapter, or the linear answers alone. Both stay trainable."""
+        cast("LoraLayer", self.layer).enable_adapters(on)
+        self.lora_A.requires_grad_(True)
+        self.lora_B.requires_grad_(True)
 
     def low_rank(self, *, gate: float = 1.0) -> LowRank:
         """A copy of what is stored of it, B multiplied by `gate` in float32."""

@@ -1,8 +1,8 @@
 """One scalar gate and one 0/1 mask per LoRA module, and the gradients by which modules are chosen.
 
 papers.md §1.2 and §1.10, evaluation.md §7. A gate multiplies what its module's B answers, through a forward hook:
-PEFT's layers stay as they are. A masked module answers zeros that no graph leads back from, so that its tensors get no
-gradient at all (AdamW skips them: no decay, and the optimizer's state waits); nothing is deleted, and it can return.
+PEFT's layers stay as they are. A masked module is passed by (PEFT's own switch), so that its tensors get no gradient at
+all: AdamW skips them, there is no decay, and the optimizer's state waits. Nothing is deleted, and it can return.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,18 @@ GATE = "gate"
 
 
 class Gate(nn.Module):
-    """`g · ξ · out`: g is trained (1 at the start, never decayed, since it is a scalar), ξ is `on`."""
+    """`g · out`: g is trained, 1 at the start, and never decayed, since it is a scalar."""
 
     def __init__(self, *, trained: bool) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.ones(()), requires_grad=trained)
         self.on = True
+        """The module's ξ."""
         self.probe: Tensor | None = None
-        """While measuring: ξ·g for each window [B], in place of both."""
+        """While measuring: ξ·g for each window [B], in place of g."""
 
     def forward(self, out: Tensor) -> Tensor:
-        if self.probe is not None:
-            return out * _per_window(self.probe, out)
-        return out * self.value if self.on else torch.zeros_like(out)
+        return out * (self.value if self.probe is None else _per_window(self.probe, out))
 
 
 def _per_window(values: Tensor, out: Tensor) -> Tensor:
@@ -74,6 +73,12 @@ class Gates:
     def keep(self, kept: Mask) -> None:
         for gate, on in zip(self.gates, kept, strict=True):
             gate.on = bool(on)
+        self._switch(self.kept)
+
+    def _switch(self, on: Mask) -> None:
+        """Which modules a forward pass goes through."""
+        for module, wanted in zip(self.modules, on, strict=True):
+            module.switch(bool(wanted))
 
     def survivors(self) -> list[tuple[AdapterModule, float]]:
         """The modules that are on, each with its gate."""
@@ -107,12 +112,14 @@ class Gates:
         sums = torch.zeros(masks.shape, dtype=torch.float64, device=device)
         observed = [batch for batch in map(_observed_rows, batches) if len(batch.target)]
         model.eval()
+        self._switch(np.ones(len(self), dtype=np.bool_))
         try:
             for batch in observed:
                 for draw in range(len(masks)):
                     sums[draw] += self._sums(model, batch, on[draw] * values)
         finally:
             model.train(was_training)
+            self._switch(self.kept)
         if form == "taylor":
             sums *= values.abs().double()
         answer: Scores = (sums / sum(len(batch.target) for batch in observed)).cpu().numpy()
