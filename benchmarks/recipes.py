@@ -85,6 +85,15 @@ def rates(*values: float, **options: Any) -> tuple[Trial, ...]:
     return tuple(Trial(learning_rate=value, options=dict(options)) for value in values)
 
 
+TRACE = (*rates(6e-4), *rates(2e-4, 3e-4, rank=8, lora_alpha=16.0))
+"""Both ranks hold fewer than a tenth of TTM's parameters; rank 2 is the paper's."""
+
+
+def selected(by: str) -> tuple[Trial, ...]:
+    """TRACE's trials with another selection."""
+    return tuple(dataclasses.replace(trial, options={**trial.options, "selection": by}) for trial in TRACE)
+
+
 def recipes(set_name: str) -> dict[str, Recipe]:
     """Every contender on a set, by name."""
     listed: Iterable[Recipe] = (
@@ -116,9 +125,9 @@ def recipes(set_name: str) -> dict[str, Recipe]:
         Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),
         Recipe(name="lora", method="lora", trials=rates(1e-4, 3e-4, 1e-3)),
         Recipe(name="adalora", method="adalora", trials=rates(3e-4, 1e-3, 3e-3)),
-        Recipe(name="trace", method="trace", trials=rates(3e-4, 6e-4, 1e-3)),
-        Recipe(name="trace, random", method="trace", trials=rates(3e-4, 6e-4, 1e-3, selection="random")),
-        Recipe(name="trace, magnitude", method="trace", trials=rates(3e-4, 6e-4, 1e-3, selection="magnitude")),
+        Recipe(name="trace", method="trace", trials=TRACE),
+        Recipe(name="trace, random", method="trace", trials=selected("random")),
+        Recipe(name="trace, magnitude", method="trace", trials=selected("magnitude")),
         Recipe(name="sam", method="sam", trials=tuple(t for rho in (0.01, 0.05, 0.1) for t in rates(3e-5, rho=rho))),
         Recipe(name="swa", method="swa", trials=rates(1e-5, 3e-5, 1e-4)),
         Recipe(
