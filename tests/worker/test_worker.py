@@ -49,7 +49,8 @@ def test_a_job_runs_from_message_to_registered_version(deployment: Live, worker:
         version = registry.newest(model)
         left = [registry.file(file_id) for file_id in job.result["result_files"]]
     assert list(job.result["landscape"]["points"]) == ["pretrained", "tuned"]
-    assert [file and file.filename for file in left] == ["landscape.json", "landscape.png", "step_metrics.csv"]
+    own, pictures = ["step_metrics.csv", "metrics.json", "model_card.md"], ["landscape.json", "landscape.png"]
+    assert [file and file.filename for file in left] == own + pictures
     assert version is not None
     assert version.digest == job.result["digest"]
     assert all(deployment.store.exists(blob_key(sha256)) for sha256 in version.files.values())
