@@ -19,7 +19,7 @@ from tsfm.adapter_files import adapter_files
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.catalog import BackboneSpec
 from tsfm.configs import TraceConfig
-from tsfm.errors import NonFinite
+from tsfm.errors import DataError, NonFinite
 from tsfm.methods import adapters, dsic
 from tsfm.methods.base import Export, Method
 from tsfm.methods.gates import Gates
@@ -84,6 +84,13 @@ class Trace(Method):
         return START_WINDOWS if self._pretrained is not None else 0
 
     def bind(self, model: Backbone, selection: Sequence[Batch], start: Sequence[Batch]) -> None:
+        measures = self.config.selection == "dsic" and self.config.keep_ratio < 1
+        if measures and not any(bool((~batch.target.isnan()).any()) for batch in selection):
+            raise DataError(
+                "No window of the validation block holds an observed target, so the importance of modules cannot be "
+                'measured: give series with fewer missing values, or take the selection "magnitude".',
+                code="no_validation_windows",
+            )
         self._selection = selection
         if self._new_head is not None and self._pretrained is not None:
             heads.distil(self._new_head, self._pretrained, _states(model, _head_linear(model), start))

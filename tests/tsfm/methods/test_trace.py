@@ -15,7 +15,7 @@ from tests.tsfm.methods.test_adapters import batch, measured, pretrained
 from tests.tsfm.test_train import SETTINGS, same, stage
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import LoRAConfig, TraceConfig
-from tsfm.errors import Cancelled, ConfigError, NonFinite
+from tsfm.errors import Cancelled, ConfigError, DataError, NonFinite
 from tsfm.methods import dsic
 from tsfm.methods.lora import LoRA
 from tsfm.methods.trace import Trace
@@ -206,6 +206,17 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], param: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TraceConfig(**options)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("selection", [[], [Batch(context=torch.zeros(2, 32), target=torch.full((2, 6), torch.nan))]])
+def test_without_a_validation_target_there_is_nothing_to_measure(selection: list[Batch]) -> None:
+    method = Trace(TraceConfig())
+    model = method.prepare(pretrained())
+    with pytest.raises(DataError) as caught:
+        method.bind(model, selection, [])
+    assert caught.value.code == "no_validation_windows"
+    by_lot = Trace(TraceConfig(selection="random"))
+    by_lot.bind(by_lot.prepare(pretrained()), selection, [])
 
 
 def test_a_window_without_a_target_is_no_window() -> None:
