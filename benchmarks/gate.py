@@ -5,9 +5,10 @@
 
 pattern   one series each, with a pattern that no pretraining has shown and that tuning can learn: to be accepted
 noise     one series of independent normal values each: to be refused
+noise512  the same with the whole context, as a job has it by default: there tuning comes closest to the mean
 changed   the pattern, but on test it goes the other way: to be refused
-half      20 series in one job, half of which lose the pattern from validation on: the routed forecaster is to beat
-          both the tuned model and zero-shot on test
+half      20 series in one job: ten with the pattern, ten with a season longer than the tuned context, which zero-shot
+          sees: the routed forecaster is to beat both the tuned model and zero-shot on test
 
 Every job is the product's own run: training, choice on validation, gate on test. No seed was left out.
 """
@@ -16,7 +17,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,15 @@ from tsfm.series.frame import SeriesFrame
 
 LENGTH, HALF_LENGTH, HALF_SERIES = 1_500, 1_000, 20
 TEST_SHARE = 0.2
+WHOLE_CONTEXT = 512
 HYPERPARAMETERS = {"learning_rate": 4e-3, "batch_size": 32, "max_test_windows": 1_200}
 SINGLE = {"max_epochs": 8, "max_windows_per_epoch": 900, "max_validation_windows": 150}
 HALF = {"max_epochs": 5, "max_windows_per_epoch": 2_400, "max_validation_windows": 800}
 """Two to four hundred steps."""
-KINDS = ("pattern", "noise", "changed", "half")
+LONG = {"max_epochs": 3, "max_windows_per_epoch": 900, "max_validation_windows": 150}
+"""At sixteen times the context a step costs six times as much."""
+SIZES = {"pattern": SINGLE, "noise": SINGLE, "noise512": LONG, "changed": SINGLE, "half": HALF}
+KINDS = tuple(SIZES)
 HALF_JOBS = 5
 """Jobs of 20 series; the other kinds have 20 jobs of one."""
 
@@ -60,9 +65,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         for seed in range(options.half_jobs if kind == "half" else options.jobs):
             name = f"{kind}/{seed}" + (f"/{options.epochs}" if options.epochs else "")
             if name not in done:
-                sizes = HALF if kind == "half" else SINGLE
-                sizes = {**sizes, "max_epochs": options.epochs or sizes["max_epochs"]}
-                done[name] = {"name": name, **job(series(kind, seed), seed=seed, sizes=sizes)}
+                done[name] = {"name": name, **job(kind, seed, epochs=options.epochs)}
                 append(options.cells, done[name])
                 print(name, done[name]["seconds"], done[name]["sentence"], flush=True)
             cells.append(done[name])
@@ -73,20 +76,21 @@ def measure(options: argparse.Namespace) -> list[Row]:
 def series(kind: str, seed: int) -> SeriesFrame:
     if kind == "pattern":
         return planted.frame(planted.echo(LENGTH, seed=seed))
-    if kind == "noise":
+    if kind in ("noise", "noise512"):
         return planted.frame(planted.noise(LENGTH, seed=seed))
     if kind == "changed":
         return planted.frame(planted.echo(LENGTH, seed=seed, changed_from=round((1 - TEST_SHARE) * LENGTH)))
     return planted.half_helped(HALF_LENGTH, seed=seed, num_series=HALF_SERIES)
 
 
-def job(frame: SeriesFrame, *, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """One whole run; what its gate said, and the test errors."""
+def job(kind: str, seed: int, *, epochs: int) -> dict[str, Any]:
+    """One whole run; what its gate said, and the test errors. `epochs` 0: those of the kind."""
+    sizes = {**SIZES[kind], **({"max_epochs": epochs} if epochs else {})}
     asked = {
         "backbone": "temper-tiny",
         "method": "full",
         "prediction_length": planted.HORIZON,
-        "context_length": planted.CONTEXT,
+        "context_length": WHOLE_CONTEXT if kind == "noise512" else planted.CONTEXT,
         "hyperparameters": {**HYPERPARAMETERS, **sizes},
         "seed": seed,
     }
@@ -94,7 +98,7 @@ def job(frame: SeriesFrame, *, seed: int, sizes: Mapping[str, int]) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="tb") as folder:
         result = finetune.run(
             FinetuneRequest.from_mapping(asked),
-            frame,
+            series(kind, seed),
             weights_dir=None,
             state_dir=Path(folder) / "state",
             out_dir=Path(folder) / "artifact",
@@ -141,6 +145,10 @@ def _noise(cells: Sequence[dict[str, Any]]) -> list[Row]:
     return [_rate("pure noise is refused", cells, [not c["passed"] for c in cells], 95.0)]
 
 
+def _noise_whole(cells: Sequence[dict[str, Any]]) -> list[Row]:
+    return [_rate("pure noise is refused, whole context", cells, [not c["passed"] for c in cells], 95.0)]
+
+
 def _changed(cells: Sequence[dict[str, Any]]) -> list[Row]:
     return [_rate("a regime change after the cut is refused", cells, [not c["passed"] for c in cells], 95.0)]
 
@@ -155,7 +163,7 @@ def _half(cells: Sequence[dict[str, Any]]) -> list[Row]:
     ]
 
 
-ROWS = {"pattern": _pattern, "noise": _noise, "changed": _changed, "half": _half}
+ROWS = {"pattern": _pattern, "noise": _noise, "noise512": _noise_whole, "changed": _changed, "half": _half}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

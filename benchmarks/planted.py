@@ -19,14 +19,14 @@ HORIZON = 6
 CONTEXT = 32
 
 
-def echo(length: int, *, seed: int, changed_from: int | None = None, then: float = -DIP) -> Floats:
-    """[length] spikes with dips; from `changed_from` on the dips have the size `then`, unlike what could be learnt."""
+def echo(length: int, *, seed: int, changed_from: int | None = None) -> Floats:
+    """[length] spikes with dips; from `changed_from` on the dips are bumps: what was learnt before is now wrong."""
     rng = np.random.default_rng((3, seed))
     values = NOISE * rng.normal(size=length + DELAY + WIDTH)
     for at in np.flatnonzero(rng.random(length) < SPIKES_PER_STEP):
         values[at] += SPIKE
         changed = changed_from is not None and at + DELAY >= changed_from
-        values[at + DELAY : at + DELAY + WIDTH] += then if changed else DIP
+        values[at + DELAY : at + DELAY + WIDTH] += -DIP if changed else DIP
     return values[:length]
 
 
@@ -46,11 +46,16 @@ def frame(*rows: Floats) -> SeriesFrame:
     )
 
 
+def seasonal(length: int, *, seed: int) -> Floats:
+    """[length] a jagged shape that repeats after 40 to 60 steps: plain in a long context, not in one of `CONTEXT`."""
+    rng = np.random.default_rng((4, seed))
+    period = int(rng.integers(40, 61))
+    return np.resize(rng.normal(size=period), length) + NOISE * rng.normal(size=length)
+
+
 def half_helped(length: int, *, seed: int, num_series: int) -> SeriesFrame:
-    """Half of the series echo to their end; the others have no more dips from where their training ends."""
-    train = int(0.6 * length)
-    rows = [
-        echo(length, seed=1_000 * seed + i, changed_from=None if i < num_series // 2 else train, then=0.0)
-        for i in range(num_series)
-    ]
-    return frame(*rows)
+    """Half of the series echo, which only the tuned model knows; half repeat what only zero-shot looks back far enough
+    to see."""
+    each = num_series // 2
+    seeds = [1_000 * seed + i for i in range(each)]
+    return frame(*(echo(length, seed=s) for s in seeds), *(seasonal(length, seed=s) for s in seeds))
