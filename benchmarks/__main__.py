@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = (
     "training",
     "methods",
+    "dsic",
     "landscape",
     "ingestion",
     "upload",
