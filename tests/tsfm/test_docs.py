@@ -25,7 +25,7 @@ def test_options_stand_under_their_method(method: str) -> None:
 
 
 def test_default_learning_rates_are_the_catalogues() -> None:
-    """"1e-3; 6e-4 on `ttm-r2`": the default, then the backbones whose family has a rate of its own."""
+    """ "1e-3; 6e-4 on `ttm-r2`": the default, then the backbones whose family has a rate of its own."""
     for spec in catalog.METHODS.values():
         row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{spec.name}` |"))
         shown, *others = row.rstrip(" |").rpartition("| ")[2].split("; ")

@@ -16,7 +16,7 @@ from app.jobs.measurements import MAX_WAITING
 from app.queue import MEASURE, RUN_JOB, FakeQueue
 from app.services import Services
 from app.settings import Settings
-from app.storage import file_key
+from app.storage import ObjectStore, file_key
 from app.tables import File, Job, Measurement, Worker
 from tests.app.jobs.factories import add_job
 from tsfm import catalog
@@ -41,7 +41,7 @@ def counts(engine: Engine) -> tuple[int, int]:
 
 
 def stored(settings: Settings) -> list[str]:
-    return [str(path) for path in (settings.home / "storage").rglob("*") if path.is_file()]
+    return ObjectStore(settings.storage_url).list("")
 
 
 def leftovers(settings: Settings) -> list[str]:
