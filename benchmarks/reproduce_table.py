@@ -39,7 +39,8 @@ def tables(lines: Sequence[Line]) -> str:
 
 def _section(backbone: str, horizon: int, fraction: float, mode: str, lines: Sequence[Line]) -> str:
     cells: Cells = {}
-    for line in lines:
+    latest = {(line["set"], line["method"], line["seed"]): line for line in lines}  # a recipe may have been changed
+    for line in latest.values():
         cells.setdefault(line["set"], {}).setdefault(line["method"], []).append(line)
     methods = list(dict.fromkeys(line["method"] for line in lines))
     few_shot = backbone == "ttm-r2" and horizon == 96 and fraction == 0.05 and mode == "first"
