@@ -59,8 +59,7 @@ def train_on_all(winner: Outcome, search: Search, *, like: Windows) -> Outcome:
     trial = Trial(method=winner.method_name, method_config=winner.method_config, learning_rate=rate)
     config = dataclasses.replace(train_config(search.resolved, learning_rate=rate), early_stopping=False)
     longer = steps_per_epoch(len(search.train), config) / steps_per_epoch(len(like), config)
-    total = max(1, round(longer * winner.training["total_steps"]))
-    last = min(total, max(1, round(longer * winner.training["best_step"])))
+    total, last = num_steps(winner, longer=longer)
     stage = dataclasses.replace(search.stage("refit", trial, config, total, None), last_step=last)
     reporter, done = search.reporter, search.reporter.now.step
     reporter.plan(done + last)
@@ -69,6 +68,20 @@ def train_on_all(winner: Outcome, search: Search, *, like: Windows) -> Outcome:
     made = search.outcome(at, model, method, trial, total)
     kept = {k: v for k, v in made.training.items() if k not in ("history", "search", "best_validation")}
     return dataclasses.replace(made, training={**kept, "windows": len(search.train), "judged_windows": len(like)})
+
+
+def num_steps(winner: Outcome, *, longer: float) -> tuple[int, int]:
+    """(most steps, steps made) of a refit whose epochs have `longer` times the steps of the winner's.
+
+    Shares of steps are rounded apart: where the winner's weights were ones that its method lets be kept (after TRACE's
+    final freeze, AdaLoRA's last allocation), the refit goes on until its own are.
+    """
+    method, ran, best = winner.method, winner.training["total_steps"], winner.training["best_step"]
+    total = max(1, round(longer * ran))
+    last = min(total, max(1, round(longer * best)))
+    if method.eligible(best, ran):
+        last = next((step for step in range(last, total) if method.eligible(step, total)), total)
+    return total, last
 
 
 def _nothing(_: Backbone) -> Validation:

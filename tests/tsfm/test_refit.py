@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tsfm import finetune
+from tsfm import catalog, finetune, methods, refit
 from tsfm.errors import Cancelled, ConfigError
 from tsfm.finetune import FinetuneRequest, FinetuneResult, Progress
+from tsfm.search import Outcome
 from tsfm.series.frame import SeriesFrame
 from tsfm.tasks.forecast import Forecaster
 
@@ -101,6 +102,28 @@ class TestRefit:
                 {"backbone": "toy", "method": "zero_shot", "prediction_length": 6, "refit": True}
             )
         assert caught.value.param == "refit"
+
+
+@pytest.mark.parametrize("name", ["trace", "adalora", "lp_full", "full"])
+def test_what_had_settled_settles_again(name: str) -> None:
+    """Of 20 steps half is 10, of 25 it is 12.5: rounded apart, the refit of TRACE ended before its final freeze."""
+    method = methods.create(name, catalog.method(name).config())
+    model = method.prepare(toy.Toy.from_config(toy.CONFIG, seed=1))
+    for before in range(3, 60):
+        best = next(step for step in range(1, before + 1) if method.eligible(step, before))
+        winner = Outcome(
+            model=model,
+            method=method,
+            method_name=name,
+            method_config={},
+            hyperparameters={},
+            training={"total_steps": before, "best_step": best},
+        )
+        for longer in (1.0, 1.25, 1.3, 1.4348, 2.0):
+            total, last = refit.num_steps(winner, longer=longer)
+            assert last <= total == round(longer * before)
+            assert method.eligible(last, total)
+            assert abs(last - longer * best) <= 3
 
 
 def test_the_step_metrics_are_those_of_the_run(toy_weights: Path, tmp_path: Path) -> None:
