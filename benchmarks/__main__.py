@@ -25,13 +25,14 @@ NAMES = (
     "startup",
     "chaos",
     "sff",
+    "sff_search",
     "zero_shot",
     "calibration",
     "reproduce",
     "gate",
 )
 
-OPTIONS = {"reproduce": ["--table"]}
+OPTIONS = {"reproduce": ["--table"], "sff_search": ["--table"]}
 """What a run of everything asks of a benchmark that would take days: `reproduce --plan` fills its table."""
 
 

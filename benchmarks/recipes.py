@@ -115,11 +115,7 @@ def recipes(set_name: str) -> dict[str, Recipe]:
         Recipe(
             name="sff",
             method="sff",
-            trials=(
-                *rates(1e-4, 3e-4, alpha=0.9),
-                *rates(1e-4, 3e-4, alpha=0.95),
-                *rates(3e-5, 1e-4, alpha=0.99),
-            ),
+            trials=(*rates(1e-5, 3e-5, 1e-4, alpha=0.97), *rates(1e-5, 3e-5, 1e-4, alpha=0.99)),  # sff_search.py
         ),
         Recipe(name="scratch", method="scratch", trials=rates(3e-4, 1e-3, 3e-3)),
         Recipe(name="lp_full", method="lp_full", trials=rates(3e-5, 1e-4, 3e-4)),
