@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from tsfm import catalog, evaluate, halving
-from tsfm.device import is_out_of_memory
-from tsfm.errors import Cancelled, NonFinite, OutOfMemory
 from tsfm.halving import MIN_TRIAL_STEPS, Candidate, Cost, Plan
 from tsfm.provenance import identity_of
 from tsfm.request import method_config, train_config
-from tsfm.search import Outcome, Search, Trial
+from tsfm.search import DROPPED, Outcome, Search, Trial, dropped_for
 from tsfm.series import freq as frequencies
 from tsfm.state import read_scalars, save_state
 from tsfm.tasks.forecast import BackboneSource
 from tsfm.timing import step_seconds
-from tsfm.train import Position, Stage, steps_per_epoch
+from tsfm.train import steps_per_epoch
 
 MEASURING_SHARE = 0.1
 """Part of the budget after which no further method is measured."""
@@ -33,8 +31,6 @@ SEARCH_LIMIT = 0.7
 FINAL_MARGIN = 0.9
 """The winner's schedule is planned to fill so much of the time that is left, and so to end by itself."""
 REFERENCES = ("zero_shot", "seasonal_naive")
-DROPPED = (NonFinite.code, OutOfMemory.code)
-"""`stopped` of a trial that could not be trained."""
 
 
 class AutoSearch(Search):
@@ -107,7 +103,7 @@ class AutoSearch(Search):
             try:
                 seconds = step_seconds(self, self._trial_of(candidate), total_steps=total)
             except RuntimeError as error:
-                self._say_dropped(self._trial_of(candidate), dropped_for(error), str(error))
+                self.say_dropped(self._trial_of(candidate), dropped_for(error), str(error))
                 failed.add(candidate.method)
                 continue
             costs[candidate.method] = Cost(
@@ -191,26 +187,6 @@ class AutoSearch(Search):
             return None
         return max(SEARCH_LIMIT * float(self.resolved["budget_seconds"]) - self.spent_seconds, 0.0)
 
-    def run_trial(self, stage: Stage, trial: Trial) -> Position:
-        began = time.monotonic()
-        try:
-            return self.run_stage(stage, trial)[0]
-        except RuntimeError as error:
-            code = dropped_for(error)
-            self._say_dropped(trial, code, str(error))
-            return self._dropped(stage, code, seconds=time.monotonic() - began)
-
-    def _dropped(self, stage: Stage, code: str, *, seconds: float) -> Position:
-        """Where a stage that cannot go on stands."""
-        scalars = read_scalars(stage.state_path)
-        at = Position(micro_batch=stage.config.batch_size, elapsed_seconds=seconds)
-        if scalars is not None and scalars["identity"] == stage.identity:
-            at = Position(**scalars["position"])
-        return dataclasses.replace(at, best_error=None, stopped=code)
-
-    def _say_dropped(self, trial: Trial, code: str, why: str) -> None:
-        self.reporter.message(f"{trial} is left out ({code}): {why}")
-
     def _say_choice(self, trial: Trial) -> None:
         known = {row["method"]: row["validation"] for row in self.trials if row["rung"] is None}
         found = [row for row in self.trials if row["rung"] is not None and row["validation"] is not None]
@@ -246,8 +222,8 @@ class AutoSearch(Search):
                 code = dropped_for(error)
                 if place == len(ranking) - 1:
                     raise
-                self._say_dropped(trial, code, str(error))
-                at = self._dropped(stage, code, seconds=time.monotonic() - began)
+                self.say_dropped(trial, code, str(error))
+                at = self.dropped(stage, code, seconds=time.monotonic() - began)
                 self.remember(stage, at)
                 self.spent_seconds += at.elapsed_seconds
         raise AssertionError("the last of the ranking is trained, or raises")
@@ -273,15 +249,6 @@ class AutoSearch(Search):
 
     def _config(self, trial: Trial | Candidate) -> Any:
         return train_config(self.resolved, learning_rate=trial.learning_rate)
-
-
-def dropped_for(error: RuntimeError) -> str:
-    """The code under which a trial is left out; any other error is raised again."""
-    if isinstance(error, NonFinite | OutOfMemory):
-        return error.code
-    if not isinstance(error, Cancelled) and is_out_of_memory(error):
-        return OutOfMemory.code
-    raise error
 
 
 def _among(trial: Trial, others: list[Trial]) -> bool:

@@ -2,10 +2,12 @@
 
 Every trial is a complete short schedule from the start (evaluation.md §5): half-finished schedules cannot be compared.
 A search first tries the values of α at the default learning rate, then the learning rates at the chosen α, each for an
-eighth of the run's steps. When a time budget cuts a trial short the comparison is void: defaults are taken, and said.
+eighth of the run's steps. A trial that cannot be trained (not finite, out of memory) is left out, and said. When a time
+budget cuts a trial short the comparison is void: defaults are taken, and said.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ import torch
 from tsfm import catalog, configs, methods
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import TrainConfig
+from tsfm.device import is_out_of_memory
+from tsfm.errors import Cancelled, NonFinite, OutOfMemory
 from tsfm.evaluate import score
 from tsfm.halving import schedules
 from tsfm.methods.base import Method
@@ -32,6 +36,8 @@ from tsfm.train import Position, Stage, Validation, steps_per_epoch, train
 SEARCH_BUDGET_SHARE = 0.3
 """Part of `budget_seconds` that all trials together may use."""
 _NO_PATIENCE_LIMIT = 10**9
+DROPPED = (NonFinite.code, OutOfMemory.code)
+"""`stopped` of a trial that could not be trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +145,15 @@ class Search:
         budget_seconds: float | None,
         results: dict[tuple[float, float | None], float],
     ) -> Trial:
-        """The trial with the lowest validation error, the first among equals; the default if one was not completed."""
+        """The trial with the lowest validation error, the first among equals; the default if one was cut short, or if
+        none can be trained."""
         best, lowest = default, None
         for trial in tried:
             key = (trial.learning_rate, trial.method_config.get("alpha"))
             if key not in results:
                 at = self._trial(trial, steps, budget_seconds)
+                if at.stopped in DROPPED:
+                    continue
                 if at.stopped != "completed" or at.best_error is None:
                     self.reporter.message(
                         f"The search was given up ({self.trials[-1]['stopped']}): defaults are used instead."
@@ -184,8 +193,25 @@ class Search:
         return at
 
     def run_trial(self, stage: Stage, trial: Trial) -> Position:
-        """Where the trial ended, run to its end."""
-        return self.run_stage(stage, trial)[0]
+        """Where the trial ended, run to its end or to where it could not go on."""
+        began = time.monotonic()
+        try:
+            return self.run_stage(stage, trial)[0]
+        except RuntimeError as error:
+            code = dropped_for(error)
+            self.say_dropped(trial, code, str(error))
+            return self.dropped(stage, code, seconds=time.monotonic() - began)
+
+    def dropped(self, stage: Stage, code: str, *, seconds: float) -> Position:
+        """Where a stage that cannot go on stands."""
+        scalars = read_scalars(stage.state_path)
+        at = Position(micro_batch=stage.config.batch_size, elapsed_seconds=seconds)
+        if scalars is not None and scalars["identity"] == stage.identity:
+            at = Position(**scalars["position"])
+        return dataclasses.replace(at, best_error=None, stopped=code)
+
+    def say_dropped(self, trial: Trial, code: str, why: str) -> None:
+        self.reporter.message(f"{trial} is left out ({code}): {why}")
 
     def remember(self, stage: Stage, at: Position) -> None:
         """An ended stage without its tensors."""
@@ -295,3 +321,12 @@ class Search:
             context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target[:, :length])
             batches.append(Batch(context=context.to(self.device), target=target.to(self.device)))
         return batches
+
+
+def dropped_for(error: RuntimeError) -> str:
+    """The code under which a trial is left out; any other error is raised again."""
+    if isinstance(error, NonFinite | OutOfMemory):
+        return error.code
+    if not isinstance(error, Cancelled) and is_out_of_memory(error):
+        return OutOfMemory.code
+    raise error

@@ -13,9 +13,10 @@ import pytest
 from tests import toy
 from tsfm import finetune
 from tsfm.artifact import open_artifact
-from tsfm.errors import Cancelled, DataError
+from tsfm.errors import Cancelled, DataError, NonFinite
 from tsfm.finetune import FinetuneRequest, FinetuneResult, Progress
 from tsfm.progress import Checkpoint, Checkpoints
+from tsfm.search import Search
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 from tsfm.tasks.forecast import Forecaster
@@ -145,6 +146,35 @@ class TestSearch:
         best = min(tried, key=lambda t: t["validation"])
         assert result.resolved["hyperparameters"]["learning_rate"] == best["learning_rate"]
         assert sum(bool(p.message and p.message.startswith("Trying")) for p in sent) == 3
+
+    def test_a_rate_at_which_the_loss_is_not_finite_is_left_out(
+        self, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = Search.run_stage
+
+        def run_stage(self: Search, stage: Any, trial: Any, *more: Any) -> Any:
+            if trial.learning_rate == 1e-2:
+                raise NonFinite("step 3")
+            return whole(self, stage, trial, *more)
+
+        monkeypatch.setattr(Search, "run_stage", run_stage)
+        sent: list[Progress] = []
+        result = run(toy_weights, tmp_path, sent=sent, hyperparameters={"learning_rate": [1e-3, 1e-2, 3e-3]})
+        tried = result.manifest["training"]["search"]
+        assert [t["stopped"] for t in tried] == ["completed", "non_finite", "completed"]
+        best = min((t for t in tried if t["validation"] is not None), key=lambda t: t["validation"])
+        assert result.resolved["hyperparameters"]["learning_rate"] == best["learning_rate"]
+        assert any(p.message and "is left out (non_finite): step 3" in p.message for p in sent)
+
+    def test_where_no_rate_can_be_trained_the_job_fails(
+        self, toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run_stage(self: Search, stage: Any, trial: Any, *more: Any) -> Any:
+            raise NonFinite(stage.name)
+
+        monkeypatch.setattr(Search, "run_stage", run_stage)
+        with pytest.raises(NonFinite, match="run"):
+            run(toy_weights, tmp_path, hyperparameters={"learning_rate": [1e-3, 1e-2]})
 
     def test_alpha_search_fills_in_a_number(self, toy_weights: Path, tmp_path: Path) -> None:
         asked = {"method": {"type": "sff", "alpha": "search"}, "hyperparameters": {"max_epochs": 1, "batch_size": 64}}
