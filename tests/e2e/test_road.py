@@ -23,9 +23,8 @@ from tsfm.tasks.forecast import Forecaster
 
 WAIT_SECONDS = 60.0
 QUICK = ("--set", "max_epochs=2", "--set", "learning_rate=0.001", "--set", "max_windows_per_epoch=64")
-METHODS = ["lora", "lp_full", *(pytest.param(m, marks=pytest.mark.slow) for m in ("adalora", "trace"))]
-"""Methods that no other test makes a job of. A run that imports `peft` costs five seconds of a core: one is enough by
-default, for all adapters are stored, shown and opened alike."""
+METHODS = ["lora", "adalora", "lp_full", "trace"]
+"""Methods that no other test makes a job of."""
 PASSENGERS = ROOT / "examples" / "air_passengers.csv"
 DEMAND = ROOT / "examples" / "hourly_demand.csv"
 PUBLISHED = data_root() / "ttm_r2_512_96"
