@@ -45,7 +45,7 @@ def show(job: Job) -> JobObject:
         refit_version=(result.get("refit") or {}).get("version"),
         metadata=job.user_metadata or {},
         estimate=Estimate(**job.estimate) if job.estimate else None,
-        progress=_progress(job.progress),
+        progress=_progress(job),
         candidates=result.get("candidates"),
         verdict=result.get("verdict"),
         gate=result.get("gate"),
@@ -101,8 +101,14 @@ def show_checkpoint(row: JobCheckpoint) -> CheckpointObject:
     )
 
 
-def _progress(stored: Mapping[str, Any] | None) -> Progress | None:
-    return Progress(**stored) if stored else None
+def _progress(job: Job) -> Progress | None:
+    """The last report of the run. None of them says that all is done (the job's end does), nor how long what has stopped
+    would have taken."""
+    if not job.progress:
+        return None
+    left = job.progress["eta_seconds"] if job.status == JobStatus.RUNNING.value else None
+    done = {"fraction": 1.0} if job.status == JobStatus.SUCCEEDED.value else {}
+    return Progress(**{**job.progress, "eta_seconds": left, **done})
 
 
 def _estimated_finish(job: Job) -> int | None:

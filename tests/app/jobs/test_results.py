@@ -57,6 +57,21 @@ def test_they_are_named_by_the_job_and_listed_by_their_purpose(
     assert other_client.get(f"/v1/files/{file_id}/content").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("status", "fraction", "left"),
+    [("running", 0.99, 4.0), ("paused", 0.99, None), ("failed", 0.99, None), ("succeeded", 1.0, None)],
+)
+def test_the_bar_is_full_when_all_is_done_and_only_a_run_has_time_left(
+    engine: Engine, client: httpx.Client, job: tuple[str, str, str], status: str, fraction: float, left: float | None
+) -> None:
+    last = {"phase": "saving", "step": 4, "total_steps": 4, "fraction": 0.99, "eta_seconds": 4.0}
+    with session_scope(engine) as session:
+        row = session.get_one(Job, job[0])
+        row.status, row.progress = status, {**last, "train_loss": 0.5, "validation_loss": 1.25}
+    shown = client.get(f"/v1/jobs/{job[0]}").json()["progress"]
+    assert (shown["fraction"], shown["eta_seconds"], shown["step"]) == (fraction, left, 4)
+
+
 def test_the_openai_client_reads_one(server: str, new_key: Callable[..., str], job: tuple[str, str, str]) -> None:
     openai = OpenAI(api_key=new_key("local"), base_url=f"{server}/v1", max_retries=0)
     assert openai.files.content(job[1]).read() == CSV
