@@ -1,8 +1,8 @@
 """`method: auto`: successive halving over methods and their few settings, then the winner's own run.
 
 The plan is `tsfm.halving`'s. With a budget it is made from measured steps and kept in the state, so that a run which is
-killed goes on by the same plan and repeats no trial that had ended. A trial that cannot be trained (not finite, out of
-memory) is left out with a message. Step 0 is no candidate (evaluation.md §5): where zero-shot is better on validation
+killed goes on by the same plan and repeats no trial that had ended. A trial that cannot be trained
+(`tsfm.search.DROPPED`) is left out with a message. Step 0 is no candidate (evaluation.md §5): where zero-shot is better on validation
 than everything tried, the best candidate is trained all the same, and the verdict says no.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tsfm import catalog, evaluate, halving
+from tsfm.errors import DataError
 from tsfm.halving import MIN_TRIAL_STEPS, Candidate, Cost, Plan
 from tsfm.provenance import identity_of
 from tsfm.request import method_config, train_config
@@ -102,7 +103,7 @@ class AutoSearch(Search):
                 break
             try:
                 seconds = step_seconds(self, self._trial_of(candidate), total_steps=total)
-            except RuntimeError as error:
+            except (RuntimeError, DataError) as error:
                 self.say_dropped(self._trial_of(candidate), dropped_for(error), str(error))
                 failed.add(candidate.method)
                 continue
@@ -218,7 +219,7 @@ class AutoSearch(Search):
             began = time.monotonic()
             try:
                 return self.outcome(*self.run_stage(stage, trial, self.on_kept), trial, steps)
-            except RuntimeError as error:
+            except (RuntimeError, DataError) as error:
                 code = dropped_for(error)
                 if place == len(ranking) - 1:
                     raise

@@ -2,8 +2,8 @@
 
 Every trial is a complete short schedule from the start (evaluation.md §5): half-finished schedules cannot be compared.
 A search first tries the values of α at the default learning rate, then the learning rates at the chosen α, each for an
-eighth of the run's steps. A trial that cannot be trained (not finite, out of memory) is left out, and said. When a time
-budget cuts a trial short the comparison is void: defaults are taken, and said.
+eighth of the run's steps. A trial that cannot be trained (`DROPPED`) is left out, and said. When a time budget cuts a
+trial short the comparison is void: defaults are taken, and said.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from tsfm import catalog, configs, methods
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import TrainConfig
 from tsfm.device import is_out_of_memory
-from tsfm.errors import Cancelled, NonFinite, OutOfMemory
+from tsfm.errors import Cancelled, DataError, NonFinite, OutOfMemory
 from tsfm.evaluate import score
 from tsfm.halving import schedules
 from tsfm.methods.base import Method
@@ -36,8 +36,9 @@ from tsfm.train import Position, Stage, Validation, steps_per_epoch, train
 SEARCH_BUDGET_SHARE = 0.3
 """Part of `budget_seconds` that all trials together may use."""
 _NO_PATIENCE_LIMIT = 10**9
-DROPPED = (NonFinite.code, OutOfMemory.code)
-"""`stopped` of a trial that could not be trained."""
+NO_VALIDATION = "no_validation_windows"
+DROPPED = (NonFinite.code, OutOfMemory.code, NO_VALIDATION)
+"""`stopped` of a trial that could not be trained; the last is TRACE with nothing to measure importance on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ class Search:
         began = time.monotonic()
         try:
             return self.run_stage(stage, trial)[0]
-        except RuntimeError as error:
+        except (RuntimeError, DataError) as error:
             code = dropped_for(error)
             self.say_dropped(trial, code, str(error))
             return self.dropped(stage, code, seconds=time.monotonic() - began)
@@ -323,10 +324,10 @@ class Search:
         return batches
 
 
-def dropped_for(error: RuntimeError) -> str:
+def dropped_for(error: RuntimeError | DataError) -> str:
     """The code under which a trial is left out; any other error is raised again."""
-    if isinstance(error, NonFinite | OutOfMemory):
+    if isinstance(error, NonFinite | OutOfMemory | DataError) and error.code in DROPPED:
         return error.code
-    if not isinstance(error, Cancelled) and is_out_of_memory(error):
+    if isinstance(error, RuntimeError) and not isinstance(error, Cancelled) and is_out_of_memory(error):
         return OutOfMemory.code
     raise error

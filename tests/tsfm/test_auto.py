@@ -14,6 +14,8 @@ from tests import toy
 from tsfm import auto, catalog, finetune, timing, train
 from tsfm.errors import Cancelled, NonFinite
 from tsfm.finetune import FinetuneRequest, FinetuneResult, Progress
+from tsfm.series.frame import SeriesFrame
+from tsfm.series.split import Block, split
 from tsfm.state import read_scalars
 from tsfm.tasks.forecast import Forecaster
 
@@ -28,13 +30,14 @@ def run(
     sent: list[Progress] | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
     methods: list[str] | None = None,
+    frame: SeriesFrame | None = None,
     **asked: Any,
 ) -> FinetuneResult:
     method = {"type": "auto", "methods": METHODS if methods is None else methods}
     request = {"backbone": "toy", "method": method, "prediction_length": 6, "hyperparameters": FAST, **asked}
     return finetune.run(
         FinetuneRequest.from_mapping(request),
-        toy.frame(),
+        toy.frame() if frame is None else frame,
         weights_dir=weights_dir,
         state_dir=out / "state",
         out_dir=out / "artifact",
@@ -195,6 +198,19 @@ class TestBadTrials:
         monkeypatch.setattr(toy.Toy, "predict", predict)
         with pytest.raises(RuntimeError, match="shapes"):
             run(toy_weights, tmp_path)
+
+    @pytest.mark.parametrize("budget", [None, 30.0])
+    def test_trace_without_a_validation_target_leaves_the_job_to_the_others(
+        self, toy_weights: Path, tmp_path: Path, budget: float | None
+    ) -> None:
+        frame = toy.frame()
+        blocks = split(frame, context_length=32, prediction_length=6, patch_length=4)
+        for at, begin, end in zip(frame.offsets, *blocks.block(Block.VALIDATION), strict=False):
+            frame.values[at + begin : at + end] = float("nan")
+        sent: list[Progress] = []
+        result = run(toy_weights, tmp_path, sent=sent, frame=frame, methods=["trace", "full"], budget_seconds=budget)
+        assert result.resolved["method"] == "full"
+        assert any("is left out (no_validation_windows)" in text for text in messages(sent))
 
     @staticmethod
     def _break(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
