@@ -77,7 +77,7 @@ class _Sentence:
             text = f"Promoted: {self._promoted()}"
         else:
             why = self._insufficient() if reason == INSUFFICIENT else self._unbeaten(fallback)
-            text = f"Not promoted: {why}; {self._words[fallback]} is served."
+            text = f"Not promoted: {why}; {self._served(fallback)}."
         first = self._by_name.get(INCUMBENT)
         if first is not None and first.for_information:
             blocks = f"{first.horizon_blocks:g} of the {MIN_HORIZON_BLOCKS:g} horizons needed"
@@ -88,6 +88,12 @@ class _Sentence:
                 f"{100 * self._gate.level:.4g} %."
             )
         return text
+
+    def _served(self, fallback: str) -> str:
+        """Nothing but a passed gate moves `production`: a beaten incumbent stays while anything else was not beaten."""
+        if INCUMBENT in self._by_name and fallback != INCUMBENT:
+            return f"{self._words[INCUMBENT]} stays in production"
+        return f"{self._words[fallback]} is served"
 
     def _promoted(self) -> str:
         bars = [self._main] if self._main.name == ZERO_SHOT else [self._main, self._by_name[ZERO_SHOT]]
@@ -107,7 +113,7 @@ class _Sentence:
 
     def _evidence(self, found: Comparison) -> str:
         assert found.interval is not None, "what is beaten or nearly so has an interval"
-        low, high = (100 * end for end in found.interval)
+        low, high = (round(100 * end, 1) + 0.0 for end in found.interval)  # + 0.0: no "-0.0" is shown
         return f"{100 * self._gate.level:.4g} % interval of the gain {low:.1f} to {high:.1f} %"
 
     def _against(self, found: Comparison) -> str:
@@ -118,4 +124,6 @@ class _Sentence:
             return f"{metric} is above that of {name}, which makes no error at all"
         if found.gain == 0:
             return f"{metric} is the same as that of {name}"
-        return f"{100 * abs(found.gain):.1f} % {'lower' if found.gain > 0 else 'higher'} {metric} than {name}"
+        share = 100 * abs(found.gain)
+        much = f"{share:.1f} %" if share >= 0.05 else "less than 0.1 %"
+        return f"{much} {'lower' if found.gain > 0 else 'higher'} {metric} than {name}"

@@ -158,6 +158,17 @@ class TestAnswer:
         assert "ft:x@3 is served" in found["sentence"]
         assert answer(compared("incumbent", 0.1))["passed"]
 
+    def test_a_beaten_incumbent_stays_while_something_else_was_not_beaten(self) -> None:
+        found = answer(compared("incumbent", 0.1), compared("zero_shot", 0.01))
+        assert (found["passed"], found["fallback"]) == (False, "zero_shot")
+        assert found["sentence"].endswith("not above 0 %); ft:x@3 stays in production.")
+
+    @pytest.mark.parametrize(("gain", "word"), [(0.0004, "lower"), (-0.0004, "higher")])
+    def test_a_tiny_gain_is_not_called_zero(self, gain: float, word: str) -> None:
+        said = answer(compared("zero_shot", gain, interval=(gain - 1e-5, gain + 1e-5)))["sentence"]
+        assert f"less than 0.1 % {word} MASE than zero-shot" in said
+        assert "-0.0" not in said
+
     def test_an_incumbent_for_information_is_no_bar(self) -> None:
         barely = compared("incumbent", None, for_information=True, beaten=False, horizon_blocks=2.5)
         found = answer(barely)
