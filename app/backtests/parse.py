@@ -1,5 +1,6 @@
 """From the bytes of a request to a checked `BacktestRequest`: a forecast's request and four fields of its own."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -52,7 +53,7 @@ def _value(name: str, text: str) -> Any:
     """A number or a list where the text is one; what is neither is refused with the field's name."""
     if name in ("metrics", "rivals"):
         return [part.strip() for part in text.split(",") if part.strip()]
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
 
 
 def _made(forecast: ForecastRequest, options: BacktestOptions) -> BacktestRequest:

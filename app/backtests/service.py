@@ -11,7 +11,7 @@ from app.backtests.parse import BacktestRequest
 from app.errors import ApiError
 from app.forecasts.levels import UNITS, Levels
 from app.forecasts.limits import check_size
-from app.forecasts.service import ForecastService
+from app.forecasts.service import ForecastService, notes_on
 from app.registry.directory import Source, SourceKind, Target, catalogue_target, native_quantiles
 from app.settings import Settings
 from tsfm import catalog
@@ -77,7 +77,8 @@ class BacktestService:
             stride=options.stride or prediction_length,
         )
         self._check(plan, request.forecast.levels, 1 + len(options.rivals))
-        timing, notes = _Timing(), dict.fromkeys([IN_SAMPLE] if target.source.kind is SourceKind.TUNED else [])
+        in_sample = (IN_SAMPLE,) if target.source.kind is SourceKind.TUNED else ()
+        timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, frame)))
         tested = [await self._asked(target, plan, request, gone, timing, notes)]
         for name in dict.fromkeys(options.rivals):
             if name != target.model:

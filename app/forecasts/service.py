@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter
 from starlette.concurrency import run_in_threadpool
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from app.forecasts.engine import Engine
 
 T = TypeVar("T")
+MAX_NAMED = 5
+"""Series that a note names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,8 @@ class ForecastService:
         check_size(len(frame), prediction_length, request.levels)
         check_calendar(frame, prediction_length)
         levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
-        return ForecastResult(target=target, frame=frame, levels=levels, numbers=_with_notes(numbers, target, frame))
+        numbers = replace(numbers, notes=(*numbers.notes, *notes_on(target, frame)))
+        return ForecastResult(target=target, frame=frame, levels=levels, numbers=numbers)
 
     async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, SeriesFrame]:
         """What answers, for how many steps, and the history; raises as `forecast` does."""
@@ -157,12 +161,29 @@ def _training_file(target: Target) -> str:
     return target.training_file
 
 
-def _with_notes(numbers: Numbers, target: Target, frame: SeriesFrame) -> Numbers:
-    """A model tuned on hours and asked about days answers, and says so; so does one that was not beaten."""
+def notes_on(target: Target, frame: SeriesFrame) -> tuple[str, ...]:
+    """What the numbers alone do not say: that the model was tuned (or what answers for it was calibrated) on series of
+    another frequency, that it was not beaten, that there is nothing to go on from."""
     notes = list(target.notes)
-    if target.freq not in (None, frame.freq) and target.source.kind is SourceKind.TUNED:
-        notes.append(f"The model was tuned on series of freq {target.freq!r}; these are {frame.freq!r}.")
-    return replace(numbers, notes=(*numbers.notes, *notes)) if notes else numbers
+    source = target.source
+    of_a_job = source.kind is SourceKind.TUNED or source.calibration is not None
+    if of_a_job and target.freq not in (None, frame.freq):
+        done = "The model was tuned" if source.kind is SourceKind.TUNED else "Its quantiles were calibrated"
+        notes.append(f"{done} on series of freq {target.freq!r}; these are {frame.freq!r}.")
+    if unknown := _unobserved(frame):
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
+        named = ", ".join(unknown[:MAX_NAMED])
+        notes.append(f"No value of the history is known: {named}{more}. Such a forecast knows nothing of its series.")
+    return tuple(notes)
+
+
+def _unobserved(frame: SeriesFrame) -> list[str]:
+    """Ids of series whose every value is missing."""
+    missing = np.isnan(frame.values)
+    if not missing.any():  # nearly always, and the cheapest question
+        return []
+    empty = np.logical_and.reduceat(missing, frame.offsets[:-1])
+    return [frame.item_ids[i] for i in np.flatnonzero(empty).tolist()]
 
 
 def _overloaded(error: OverloadedError) -> ApiError:

@@ -102,8 +102,7 @@ def show_checkpoint(row: JobCheckpoint) -> CheckpointObject:
 
 
 def _progress(job: Job) -> Progress | None:
-    """The last report of the run. None of them says that all is done (the job's end does), nor how long what has stopped
-    would have taken."""
+    """The run's last report. That all is done the job's end says, and what has stopped has no time left."""
     if not job.progress:
         return None
     left = job.progress["eta_seconds"] if job.status == JobStatus.RUNNING.value else None

@@ -206,6 +206,15 @@ class TestRefusals:
         assert response.status_code == 422
         assert response.json()["error"]["param"] == "num_windows"
 
+    def test_a_negative_number_in_a_query_is_a_number(self, gateway: Gateway) -> None:
+        response = gateway.clients["local"].post(
+            "/v1/backtests",
+            params={"model": "naive", "prediction_length": "2", "stride": "-1"},
+            content=b"timestamp,y\n",
+            headers={"content-type": "text/csv"},
+        )
+        assert "greater than or equal to 1" in response.json()["error"]["message"]
+
     def test_series_too_short_for_one_window_say_have_and_need(self, gateway: Gateway) -> None:
         response = post(gateway, asked("toy", 9))
         error = response.json()["error"]

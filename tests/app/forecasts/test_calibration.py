@@ -160,3 +160,18 @@ def test_a_damaged_calibration_is_503(gateway: Gateway, tuned: Tuned) -> None:
         gateway.store.put_bytes(key, data)
     assert damaged.value.status_code == missing.value.status_code == 503
     assert artifacts.read(tuned.digest, sha256) == data
+
+
+def test_another_frequency_than_the_jobs_is_said_of_the_weights_and_of_a_fallbacks_quantiles(
+    gateway: Gateway, tuned_pair: tuple[Tuned, Tuned]
+) -> None:
+    lost = register(gateway.engine, gateway.store, tuned_pair[1], fallback="zero_shot", suffix="daily")
+    daily = {"series": [series(ramp(), freq="D")], "levels": [80]}
+    said = {
+        gateway.won.name: "The model was tuned on series of freq 'h'; these are 'D'.",
+        lost.name: "Its quantiles were calibrated on series of freq 'h'; these are 'D'.",
+    }
+    for name, note in said.items():
+        assert gateway.ok({"model": name, **daily})["notes"] == [note]
+        tested = gateway.clients["local"].post("/v1/backtests", json={"model": name, **daily, "num_windows": 1}).json()
+        assert note in tested["notes"]

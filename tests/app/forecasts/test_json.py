@@ -102,6 +102,13 @@ def test_poor_histories_still_give_numbers(gateway: Gateway, model: str, target:
     assert all(isinstance(value, float) for value in mean)
 
 
+def test_a_forecast_from_nothing_says_so(gateway: Gateway) -> None:
+    known, unknown = series([1.0, None, 3.0], item_id="known"), series([None, None], item_id="unknown")
+    notes = gateway.ok({"model": "naive", "prediction_length": 3, "series": [known, unknown]})["notes"]
+    (note,) = [note for note in notes if note.startswith("No value of the history is known: unknown.")]
+    assert note
+
+
 def test_a_missing_item_id_is_the_place_in_the_list(gateway: Gateway) -> None:
     body = {"model": "naive", "prediction_length": 1, "series": [{"target": [1, 2]}, {"target": [3]}]}
     answer = gateway.ok(body)
