@@ -2,8 +2,8 @@
 
 The plan is `tsfm.halving`'s. With a budget it is made from measured steps and kept in the state, so that a run which is
 killed goes on by the same plan and repeats no trial that had ended. A trial that cannot be trained
-(`tsfm.search.DROPPED`) is left out with a message. Step 0 is no candidate (evaluation.md §5): where zero-shot is better on validation
-than everything tried, the best candidate is trained all the same, and the verdict says no.
+(`tsfm.search.DROPPED`) is left out with a message. Step 0 is no candidate (evaluation.md §5): where zero-shot is better
+on validation than everything tried, the best candidate is trained all the same, and the verdict says no.
 """
 
 import dataclasses

@@ -245,11 +245,15 @@ def _check(request: FinetuneRequest) -> None:
     if asked and not catalog.method(request.method).trains:
         raise ConfigError(f"{request.method} trains nothing, so it has no hyperparameters.", param="hyperparameters")
     _check_hyperparameters(asked)
+    warmup = asked.get("warmup_fraction", AUTO)
+    warmup = configs.TrainConfig().warmup_fraction if warmup == AUTO else warmup
     if isinstance(config, configs.TraceConfig):
-        _check_trace(config, spec, asked)
+        _check_trace(config, spec, warmup)
+    elif isinstance(config, configs.AutoConfig) and "trace" in (config.methods or _choices(spec)):
+        _check_trace_in_auto(warmup)
 
 
-def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, hyperparameters: Mapping[str, Any]) -> None:
+def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, warmup: float) -> None:
     """That the backbone has a head of the kind asked for, and that nothing is masked while the rate still rises."""
     if config.head not in ("auto", "keep", "lora") and not spec.replaceable_head:
         raise ConfigError(
@@ -258,8 +262,6 @@ def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, hyperp
             param="method.head",
             code="unsupported_method",
         )
-    warmup = hyperparameters.get("warmup_fraction", AUTO)
-    warmup = configs.TrainConfig().warmup_fraction if warmup == AUTO else warmup
     if config.keep_ratio < 1 and config.first_round <= warmup:
         raise ConfigError(
             f"first_round must come after the warm-up, which takes {warmup:g} of the steps: give more than that.",
@@ -267,9 +269,20 @@ def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, hyperp
         )
 
 
+def _check_trace_in_auto(warmup: float) -> None:
+    """The same of `auto`, which tries TRACE with its defaults."""
+    first = configs.TraceConfig().first_round
+    if first <= warmup:
+        raise ConfigError(
+            f"trace selects modules after {first:g} of the steps, which must come after the warm-up: give a "
+            "warmup_fraction below that, or methods without trace.",
+            param="hyperparameters.warmup_fraction",
+        )
+
+
 def _check_auto(config: configs.AutoConfig, spec: catalog.BackboneSpec) -> None:
     """That every listed method is one `auto` may choose on this backbone."""
-    known = [method.name for method in halving.eligible(spec)]
+    known = _choices(spec)
     for name in config.methods:
         catalog.method(name)
         if name not in known:
@@ -278,6 +291,11 @@ def _check_auto(config: configs.AutoConfig, spec: catalog.BackboneSpec) -> None:
                 param="method.methods",
                 code="unsupported_method",
             )
+
+
+def _choices(spec: catalog.BackboneSpec) -> list[str]:
+    """The methods `auto` may choose from."""
+    return [method.name for method in halving.eligible(spec)]
 
 
 def _check_hyperparameters(values: Mapping[str, Any]) -> None:

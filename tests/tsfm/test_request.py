@@ -76,12 +76,17 @@ class TestFromMapping:
             ({"hyperparameters": {"early_stopping": 1}}, "hyperparameters.early_stopping"),
             ({"hyperparameters": [1]}, "hyperparameters"),
             ({"method": "zero_shot", "hyperparameters": {"max_epochs": 3}}, "hyperparameters"),
+            ({"method": "trace", "hyperparameters": {"warmup_fraction": 0.2}}, "method.first_round"),
+            ({"method": "auto", "hyperparameters": {"warmup_fraction": 0.2}}, "hyperparameters.warmup_fraction"),
         ],
     )
     def test_wrong_values_name_the_field(self, changes: dict[str, Any], param: str) -> None:
         with pytest.raises(ConfigError) as caught:
             request(**changes)
         assert caught.value.param == param
+
+    def test_auto_without_trace_may_warm_up_as_long_as_it_likes(self) -> None:
+        request(method={"type": "auto", "methods": ["full"]}, hyperparameters={"warmup_fraction": 0.2})
 
     def test_a_task_the_backbone_lacks_says_which_it_has(self, toy_weights: object) -> None:
         with pytest.raises(ConfigError, match="it does: forecast") as caught:
