@@ -284,10 +284,15 @@ class _Run:
         if kept:
             at.best_error, at.best_step, at.worse_evaluations = found.error, at.step, 0
             self.best = self._snapshot()
-        elif eligible and at.step > warmup_steps(self.config, self.stage.total_steps):
+        elif eligible and self._has_warmed_up():
             at.worse_evaluations += 1
         self.reporter.evaluated(found.error, {**found.metrics, "kept": kept})
         return kept
+
+    def _has_warmed_up(self) -> bool:
+        """In a method of several phases: each has a warm-up of its own."""
+        place, length = self.method.schedule(self.at.step, self.stage.total_steps)
+        return place > warmup_steps(self.config, length)
 
     def keep_best(self) -> None:
         """The best weights into the model; eval mode."""

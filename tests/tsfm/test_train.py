@@ -14,11 +14,12 @@ import torch
 from tests.toy import CONFIG, Toy, frame
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.backbones.weights import tensors_of
-from tsfm.configs import FullConfig, TrainConfig
+from tsfm.configs import FullConfig, LPFullConfig, TrainConfig
 from tsfm.errors import Cancelled, NonFinite, OutOfMemory
 from tsfm.evaluate import never_stop
 from tsfm.methods.base import Method
 from tsfm.methods.full import Full
+from tsfm.methods.lp_full import LPFull
 from tsfm.progress import Progress, Reporter
 from tsfm.series.split import Block, split
 from tsfm.series.windows import Windows, cut
@@ -131,6 +132,16 @@ class TestSelection:
         interval = max(1, steps_per_epoch(len(WINDOWS), config) // 4)
         assert at.stopped == "early_stopping"
         assert at.step == math.ceil(0.5 * 20 * steps_per_epoch(len(WINDOWS), config)) + 2 * interval
+
+    def test_patience_waits_for_the_warm_up_of_a_second_phase_too(self, tmp_path: Path) -> None:
+        config = dataclasses.replace(SETTINGS, patience=2, max_epochs=6, warmup_fraction=0.3)
+        errors = itertools.count(1)
+        method = LPFull(LPFullConfig())
+        the_stage = stage(tmp_path, config)
+        at, _ = run(the_stage, method=method, validate=lambda _: Validation(error=float(next(errors)), metrics={}))
+        assert at.stopped == "early_stopping"
+        second = the_stage.total_steps - method.probe_steps(the_stage.total_steps)
+        assert at.step == the_stage.total_steps - second + math.ceil(0.3 * second) + 2
 
     def test_without_early_stopping_the_last_weights_stay(self, tmp_path: Path) -> None:
         config = dataclasses.replace(SETTINGS, early_stopping=False, patience=1)
