@@ -106,9 +106,12 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
         with_test=request.with_test,
     )
     if longest < need:
+        without = need - 2 * request.prediction_length
+        untested = request.with_test and longest >= without
         raise SeriesTooShort(
             f"The longest series has {longest} points, but prediction_length {request.prediction_length} needs {need}: "
-            "use a shorter prediction_length, or give more history.",
+            "use a shorter prediction_length, or give more history"
+            + (f', or give up the test block by "gate": null, which needs {without}.' if untested else "."),
             have=longest,
             need=need,
             param="prediction_length",

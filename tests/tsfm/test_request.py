@@ -151,8 +151,10 @@ class TestResolve:
 
     def test_giving_up_the_test_block_needs_less(self) -> None:
         reading = {"freq": "h", "max_length": 150}
-        with pytest.raises(SeriesTooShort):
+        with pytest.raises(SeriesTooShort, match='or give up the test block by "gate": null, which needs'):
             resolve(request(), reading)
+        with pytest.raises(SeriesTooShort, match=r"or give more history\.$"):
+            resolve(request(), {"freq": "h", "max_length": 60})
         assert resolve(request(with_test=False), reading)["with_test"] is False
 
 
