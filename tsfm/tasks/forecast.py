@@ -337,6 +337,11 @@ class Forecaster:
             notes.append(f"Not calibrated: {', '.join(f'{level:g}' for level in uncalibrated)} ({why}).")
         if calibration is not None:
             return tuple(notes)
+        if uncalibrated and tuned is not None and source.levels:
+            said = ", ".join(f"{level:g}" for level in uncalibrated)
+            notes.append(
+                f"Not calibrated: {said} (nothing was measured for these weights; so the network itself says)."
+            )
         if between := [level for level in levels if all(abs(level - known) > 1e-6 for known in source.levels)]:
             notes.append(f"Interpolated between native quantiles: {', '.join(f'{level:g}' for level in between)}.")
         return tuple(notes)

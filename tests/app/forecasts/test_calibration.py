@@ -138,7 +138,9 @@ def test_a_version_from_before_calibration_answers_as_it_did(gateway: Gateway, t
         result={**tuned.result, "digest": digest, "manifest": manifest},
     )
     name = register(gateway.engine, gateway.store, old, suffix="old").name
-    assert gateway.ok(asked(name, levels=[80]))["calibrated"] is False
+    bare = gateway.ok(asked(name, levels=[80]))
+    assert bare["calibrated"] is False
+    assert bare["notes"][0].startswith("Not calibrated: 0.1, 0.9 (nothing was measured for these weights")
     assert gateway.refused(asked(name, levels=[95]))[0] == 422
     lost = register(gateway.engine, gateway.store, old, suffix="old-lost", fallback="naive").name
     assert gateway.ok(asked(lost, levels=[80]))["calibrated"] is False
