@@ -10,6 +10,7 @@ header `x-request-id`. Every code is explained, with its mend, in `docs/errors.m
 """
 
 import errno
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -168,6 +169,10 @@ def validation_error(error: RequestValidationError) -> ApiError:
         reason = str(found[0].get("ctx", {}).get("error", "not JSON"))
         return ApiError(400, "malformed_json", f"The body is not valid JSON: {reason}.")
     problems = [{"param": _place(item["loc"]), "message": item["msg"], "kind": item["type"]} for item in found]
+    if any(
+        _is_alternative(item["loc"]) for item in found
+    ):  # one wrong value is one problem, whatever it might have been
+        problems = list({problem["param"]: problem for problem in reversed(problems)}.values())[::-1]
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     unknown = first["kind"] == "extra_forbidden"
@@ -192,9 +197,19 @@ def _wrong_content_type(request: Request, error: RequestValidationError) -> ApiE
 
 def _place(location: Sequence[int | str]) -> str:
     parts = [str(part) for part in location]
+    if _is_alternative(location):
+        parts = parts[:-1]
     if parts and parts[0] in {"body", "query", "path", "header"}:
         parts = parts[1:] or parts
     return ".".join(parts)
+
+
+def _is_alternative(location: Sequence[int | str]) -> bool:
+    """Whether a place ends in a type that the field might have had: pydantic's own name, no field of the caller's."""
+    return (
+        len(location) > 2
+        and re.fullmatch(r"(constrained-)?(str|int|float|bool)|(dict|list)\[.*\]", str(location[-1])) is not None
+    )
 
 
 def install(app: FastAPI) -> None:

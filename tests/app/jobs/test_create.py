@@ -120,6 +120,12 @@ class TestForm:
         assert error["message"]
         assert (counts(engine), stored(settings), leftovers(settings), queue.sent) == ((0, 0), [], [], [])
 
+    @pytest.mark.parametrize("field", ["method", "landscape"])
+    def test_a_field_of_several_types_is_named_without_them(self, client: httpx.Client, field: str) -> None:
+        answer = client.post("/v1/jobs", json={"training_file": "file-1", "prediction_length": 12, field: [1]})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["details"]["num_problems"]) == (422, field, 1)
+
     def test_a_series_too_short_says_have_and_need(self, client: httpx.Client) -> None:
         error = submit(client, prediction_length="100").json()["error"]
         assert error["code"] == "series_too_short"
