@@ -19,6 +19,8 @@ TRAIN_EVERYTHING = ("full", "scratch", "sff")
 """Of other methods no table knows the number of trained parameters: a measurement says it, and the run."""
 FIXED_SECONDS = 6.0
 """Start of the run's process, loading, judging and saving."""
+LANDSCAPE_SHARE = 0.1
+"""design.md §5: the most of the time that a landscape may take; short runs take longer (docs/methods.md)."""
 FLOAT_BYTES = 4
 COPIES = 5
 """Weights, gradients, two moments of the optimizer, best weights."""
@@ -57,6 +59,8 @@ def estimate(resolved: Mapping[str, Any], reading: Mapping[str, Any]) -> Estimat
     seconds = steps * flop / CPU_FLOP_PER_SECOND
     if resolved["budget_seconds"] is not None:
         seconds = min(seconds, float(resolved["budget_seconds"]))
+    if resolved.get("landscape"):
+        seconds *= 1.0 + LANDSCAPE_SHARE
     seconds += FIXED_SECONDS + again * flop / CPU_FLOP_PER_SECOND  # the budget is the run's, not the refit's
     return Estimate(
         seconds=round(seconds, 1),

@@ -55,6 +55,16 @@ def test_json_asks_for_it_and_a_wrong_option_is_named(client: httpx.Client, engi
         assert "landscape" in answer.json()["error"]["param"]
 
 
+def test_the_catalogues_estimate_counts_it(client: httpx.Client) -> None:
+    asked = {"training_file": upload(client).json()["id"], "prediction_length": 6, "dry_run": True}
+    bare, with_it = (
+        client.post("/v1/jobs", json={**asked, "landscape": wanted}).raise_for_status().json()["estimate"]
+        for wanted in (False, True)
+    )
+    assert bare["basis"] == with_it["basis"] == "table"
+    assert with_it["seconds"] > bare["seconds"]
+
+
 def test_what_was_measured_is_shown(client: httpx.Client, engine: Engine) -> None:
     found = {"points": {"tuned": {"lambda_max": 3.5}}}
     with session_scope(engine) as session:
