@@ -234,12 +234,13 @@ class _Run:
         return loss
 
     def _accumulate(self, indices: NDArray[np.int64]) -> float:
-        """Gradients of the mean loss over the windows at `indices`; halves the micro-batch until it fits in memory."""
+        """Gradients of the loss of the windows at `indices`; halves the micro-batch until it fits in memory."""
+        cut = self.windows.batch(indices)
         while True:
             try:
                 losses = [
-                    self._gradients(indices[begin : begin + self.at.micro_batch], share_of=len(indices))
-                    for begin in range(0, len(indices), self.at.micro_batch)
+                    self._gradients(cut, slice(begin, begin + self.at.micro_batch))
+                    for begin in range(0, len(cut), self.at.micro_batch)
                 ]
                 return float(torch.stack(losses).sum())
             except RuntimeError as error:
@@ -255,15 +256,13 @@ class _Run:
                 f"Out of memory: gradients are now accumulated over batches of {self.at.micro_batch} windows."
             )
 
-    def _gradients(self, indices: NDArray[np.int64], *, share_of: int) -> Tensor:
-        cut = self.windows.batch(indices)
-        batch = Batch(
-            context=torch.from_numpy(cut.context).to(self.device), target=torch.from_numpy(cut.target).to(self.device)
-        )
-        weight = len(indices) / share_of
-        return (
-            self.method.gradients(self.model, batch, weight=weight, precision=training_precision(self.device)) * weight
-        )
+    def _gradients(self, cut: WindowBatch, rows: slice) -> Tensor:
+        """Of the windows `rows`, whose share in the loss is that of their observed target points (`Backbone.loss`)."""
+        context, target = torch.from_numpy(cut.context[rows]), torch.from_numpy(cut.target[rows])
+        batch = Batch(context=context.to(self.device), target=target.to(self.device))
+        weight = np.count_nonzero(~np.isnan(cut.target[rows])) / np.count_nonzero(~np.isnan(cut.target))
+        precision = training_precision(self.device)
+        return self.method.gradients(self.model, batch, weight=weight, precision=precision) * weight
 
     def _evaluate(self, validate: Callable[[Backbone], Validation]) -> bool:
         """Whether the weights were kept. Step 0 is logged but never eligible (evaluation.md §5): else `full` would

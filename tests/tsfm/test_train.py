@@ -295,6 +295,15 @@ class Broken(Toy):
         return super().loss(batch) * (float("nan") if self.calls > 2 else 1.0)
 
 
+class Noting(Full):
+    """Keeps the last gradient, as one vector."""
+
+    gradient: torch.Tensor
+
+    def after_step(self, model: Backbone, *, step: int, total_steps: int) -> None:
+        self.gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
 class TestTrouble:
     def test_out_of_memory_halves_the_batch_and_says_so(self, tmp_path: Path) -> None:
         sent: list[Progress] = []
@@ -304,6 +313,16 @@ class TestTrouble:
         assert [p.message for p in sent if p.message and "memory" in p.message] == [
             f"Out of memory: gradients are now accumulated over batches of {n} windows." for n in (8, 4)
         ]
+
+    def test_halving_changes_nothing_where_targets_are_missing(self, tmp_path: Path) -> None:
+        assert np.isnan(WINDOWS.batch(indices_of(0, num_windows=len(WINDOWS), config=SETTINGS)).target).any()
+        found = []
+        for kind in (Toy, Greedy):
+            method = Noting(FullConfig())
+            model = kind.from_config({**CONFIG, "dropout": 0.0}, seed=1)
+            run(stage(tmp_path / kind.__name__, last_step=1), model=model, method=method)
+            found.append(method.gradient)
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
 
     def test_when_nothing_fits_the_run_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Greedy, "fits", 0)
