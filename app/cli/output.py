@@ -135,7 +135,9 @@ def print_verdict(job: Mapping[str, Any]) -> None:
     if job.get("refit_version"):
         out.print(f"{escape(str(model))}@{job['refit_version']} is the same recipe on all history; nobody judged it.")
     if model and verdict.get("fallback"):
-        instead = candidate_name(job, verdict["fallback"])
+        # Nothing but a passed gate moves `production`: an incumbent that was beaten stays, too.
+        stays = model == job.get("register_as") and "incumbent" in ((job.get("gate") or {}).get("versus") or {})
+        instead = candidate_name(job, "incumbent" if stays else verdict["fallback"])
         out.print(f"The name {escape(model)} therefore answers with {escape(instead)};")
         judged = "routed forecaster" if (job.get("gate") or {}).get("winner") == "routed" else "tuned weights"
         out.print(f"{escape(model)}@{job['model_version']} always serves the {judged}.")

@@ -79,6 +79,15 @@ def test_a_lost_verdict_says_what_is_served_instead(capsys: pytest.CaptureFixtur
     assert "ft:temper-tiny:local:x:1@1 always serves the tuned weights" in shown
 
 
+def test_a_beaten_incumbent_stays_where_zero_shot_was_not_beaten(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"winner": "tuned", "promoted": False, "fallback": "zero_shot", "reason": "It did not win."}
+    made = {**job(verdict, zero_shot=1.0, tuned=0.99), "gate": {"versus": {"incumbent": {"beaten": True}}}}
+    print_verdict({**made, "register_as": made["fine_tuned_model"]})
+    assert "answers with incumbent;" in capsys.readouterr().out
+    print_verdict({**made, "register_as": "ft:deleted"})
+    assert "answers with zero-shot temper-tiny;" in capsys.readouterr().out
+
+
 def test_without_a_test_block_validation_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     made = job({"winner": "tuned", "promoted": False, "fallback": None, "reason": "No test."}, tuned=0.5, zero_shot=1.0)
     for one in made["candidates"]:  # type: ignore[attr-defined]  # a list, as built above
