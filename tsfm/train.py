@@ -235,12 +235,14 @@ class _Run:
 
     def _accumulate(self, indices: NDArray[np.int64]) -> float:
         """Gradients of the loss of the windows at `indices`; halves the micro-batch until it fits in memory."""
-        cut = self.windows.batch(indices)
         while True:
+            begins = range(0, len(indices), self.at.micro_batch)
+            cuts = [self.windows.batch(indices[begin : begin + self.at.micro_batch]) for begin in begins]
+            # The share of a batch in the loss is that of its observed target points: `Backbone.loss` averages them.
+            counts = [np.count_nonzero(~np.isnan(cut.target)) for cut in cuts]
             try:
                 losses = [
-                    self._gradients(cut, slice(begin, begin + self.at.micro_batch))
-                    for begin in range(0, len(cut), self.at.micro_batch)
+                    self._gradients(cut, weight=count / sum(counts)) for cut, count in zip(cuts, counts, strict=True)
                 ]
                 return float(torch.stack(losses).sum())
             except RuntimeError as error:
@@ -256,11 +258,10 @@ class _Run:
                 f"Out of memory: gradients are now accumulated over batches of {self.at.micro_batch} windows."
             )
 
-    def _gradients(self, cut: WindowBatch, rows: slice) -> Tensor:
-        """Of the windows `rows`, whose share in the loss is that of their observed target points (`Backbone.loss`)."""
-        context, target = torch.from_numpy(cut.context[rows]), torch.from_numpy(cut.target[rows])
-        batch = Batch(context=context.to(self.device), target=target.to(self.device))
-        weight = np.count_nonzero(~np.isnan(cut.target[rows])) / np.count_nonzero(~np.isnan(cut.target))
+    def _gradients(self, cut: WindowBatch, *, weight: float) -> Tensor:
+        batch = Batch(
+            context=torch.from_numpy(cut.context).to(self.device), target=torch.from_numpy(cut.target).to(self.device)
+        )
         precision = training_precision(self.device)
         return self.method.gradients(self.model, batch, weight=weight, precision=precision) * weight
 
