@@ -36,7 +36,8 @@ def measure(worker: Worker, measurement_id: str) -> None:
         )
     with tempfile.TemporaryDirectory(dir=worker.settings.tmp_dir, prefix="measure-") as folder:
         command = [*worker.command, measurement_id, "measure"]
-        environment = environment_of(worker.settings)
+        # The process works inside this folder: it is killed as soon as nobody waits, and then removes nothing itself.
+        environment = {**environment_of(worker.settings), "TMPDIR": folder}
         process = RunProcess(command, assignment, env=environment, stderr=Path(folder) / "stderr.log")
         try:
             found = _until_answered(worker, process, measurement_id)

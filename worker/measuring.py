@@ -20,7 +20,7 @@ def execute(assignment: Assignment, settings: Settings, store: Store, orders: "O
     from tsfm.request import FinetuneRequest
     from tsfm.series.load import load_frame
 
-    with tempfile.TemporaryDirectory(dir=settings.tmp_dir, prefix="measure-") as work:
+    with tempfile.TemporaryDirectory(prefix="measure-") as work:  # where the supervisor removes it if this is killed
         parquet = Path(work) / "series.parquet"
         store.get_to(series_key(assignment.file_id), parquet)
         frame = load_frame(parquet, assignment.reading)

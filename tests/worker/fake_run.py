@@ -1,11 +1,12 @@
 """A stand-in for `worker.run_job` that speaks the same lines without torch; the job's request says how it behaves.
 
-`{"behaviour": "succeed" | "judge" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print"}`
+`{"behaviour": "succeed" | "judge" | "obey" | "ignore" | "error" | "retry" | "crash" | "chatty" | "print" | "litter"}`
 """
 
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -75,6 +76,9 @@ def main() -> None:
         case "crash":
             progress(1)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "litter":
+            result(tempfile.mkdtemp(prefix="measure-"))
+            wait_for_order()
         case "garbage":
             sys.stdout.write('{"type": "progress", "st')
             sys.exit(3)

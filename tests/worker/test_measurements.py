@@ -181,6 +181,13 @@ class TestSupervision:
         assert not running.is_alive()
         assert list(Path(worker.settings.tmp_dir).glob("measure-*")) == []
 
+    def test_what_a_killed_one_had_in_hand_goes_too(self, worker: Worker, engine: Engine, ask: Any) -> None:
+        measurement_id = ask("litter")
+        measurements.measure(worker, measurement_id)
+        folder = Path((self.result(engine, measurement_id) or {})["digest"])
+        assert folder.is_relative_to(worker.settings.tmp_dir)
+        assert not folder.exists()
+
     def test_a_worker_that_stops_drops_it(self, worker: Worker, engine: Engine, ask: Any) -> None:
         measurement_id = ask("obey")
         worker.stopping.set()
