@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no
 from sqlalchemy import select
 
 from app.db import session_scope, upgrade
+from app.files.results import PURPOSE as RESULTS
 from app.jobs.states import TERMINAL
 from app.tables import File, Job, ModelVersion
 from benchmarks import common
@@ -212,13 +213,16 @@ def count(one: Deployment, accepted: Accepted) -> dict[str, Any]:
     """What is wrong, in numbers; all zero is the bar."""
     with session_scope(one.engine, read_only=True) as session:
         jobs = {job.id: job for job in session.scalars(select(Job))}
-        files = dict(session.execute(select(File.id, File.status)).tuples().all())
+        rows = [(file.id, file.status, file.purpose) for file in session.scalars(select(File))]
         versions = Counter(session.scalars(select(ModelVersion.job_id)))
-    del files[one.file_id]
+    files = {file_id: status for file_id, status, purpose in rows if purpose != RESULTS and file_id != one.file_id}
+    reported = [file_id for job in jobs.values() for file_id in (job.result or {}).get("result_files", [])]
     lost_jobs = [
         job for job in accepted.jobs if job not in jobs or jobs[job].status != "succeeded" or not versions[job]
     ]
     lost_files = [file for file in accepted.files if files.get(file) != "processed"]
+    results = {file_id for file_id, _, purpose in rows if purpose == RESULTS}
+    lost_files += sorted(set(reported) - results)
     doubled = [job for job, number in versions.items() if number > 1] + sorted(set(jobs) - accepted.jobs)
     try:
         one.settled()
@@ -231,7 +235,7 @@ def count(one: Deployment, accepted: Accepted) -> dict[str, Any]:
         "requests": accepted.requests,
         "attempts": sum(job.attempt for job in jobs.values()),
         "lost": len(lost_jobs) + len(lost_files),
-        "doubled": len(doubled) + len(set(files) - accepted.files),
+        "doubled": len(doubled) + len(set(files) - accepted.files) + len(results - set(reported)),
         "left_behind": untidy,
         "lost_jobs": [(job, jobs[job].status if job in jobs else None) for job in lost_jobs][:20],
     }
