@@ -17,6 +17,7 @@ import torch
 
 from tsfm import catalog, gate_verdict
 from tsfm.backbones.base import Backbone
+from tsfm.calibration import source_name
 from tsfm.evaluate import ROUTED, TUNED, ZERO_SHOT, Asked, measure, measure_routed, rival
 from tsfm.gate import INCUMBENT, Gate, Reference, hardest, horizon_origins, origin_clock, rows_sha256
 from tsfm.incumbent import Incumbent, first_unseen
@@ -26,7 +27,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
 from tsfm.series.windows import Windows
 from tsfm.tasks.forecast import BackboneSource
-from tsfm.tasks.routed import calibrated_name, open_routed
+from tsfm.tasks.routed import open_routed
 
 SEASONAL = "seasonal_naive"
 NO_TEST = "There are no test windows, so nothing was judged"
@@ -66,7 +67,7 @@ class Contest:
     @property
     def sources(self) -> dict[str, Asked]:
         """Everything that may answer for a series, by the name its calibration is kept under; tuned first."""
-        seasonal = {calibrated_name(SEASONAL, period): asked for period, asked in self.seasonal.items()}
+        seasonal = {source_name(SEASONAL, period): asked for period, asked in self.seasonal.items()}
         return {**self.networks, **self.plain, **seasonal}
 
 

@@ -9,9 +9,10 @@ from starlette.concurrency import run_in_threadpool
 from app.auth.dependencies import authenticate
 from app.backtests.parse import parse_request
 from app.backtests.respond import to_json
-from app.backtests.schemas import BacktestOut, openapi_extra
+from app.backtests.schemas import OWN_PARAMETERS, BacktestIn, BacktestOut
 from app.backtests.service import BacktestService, CallerGone
 from app.errors import responses
+from app.forecasts.schemas import CSV_PARAMETERS, openapi_extra
 
 CLIENT_CLOSED_REQUEST = 499
 """Logged, never sent: nobody listens."""
@@ -23,7 +24,12 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/backtests", responses=_ANSWERS, openapi_extra=openapi_extra(), summary="Evaluate a model on history")
+@router.post(
+    "/backtests",
+    responses=_ANSWERS,
+    openapi_extra=openapi_extra(BacktestIn, {**CSV_PARAMETERS, **OWN_PARAMETERS}),
+    summary="Evaluate a model on history",
+)
 async def backtest(request: Request) -> Response:
     """Rolling origins: at each cut-off the model forecasts what came next, knowing nothing of it.
 

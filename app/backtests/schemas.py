@@ -1,10 +1,10 @@
 """The backtest request and answer as documented; the request is read as a forecast's is."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from app.forecasts.schemas import CSV_PARAMETERS, ForecastIn
+from app.forecasts.schemas import ForecastIn
 from app.schemas import RequestModel, ResponseModel
 
 MAX_WINDOWS = 200
@@ -85,23 +85,3 @@ OWN_PARAMETERS: dict[str, str] = {
     "metrics": "Comma-separated: mase, rmsse, mae, mse, wql, coverage.",
     "rivals": "Comma-separated: naive, seasonal_naive, window_mean; empty for none.",
 }
-
-
-def openapi_extra() -> dict[str, Any]:
-    """What FastAPI cannot see, since the route reads its own body."""
-    schema = BacktestIn.model_json_schema()
-    inline = schema.pop("$defs")["SeriesIn"]
-    schema["properties"]["series"]["anyOf"][0]["items"] = inline
-    parameters = [
-        {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": f"CSV: {text}"}
-        for name, text in {**CSV_PARAMETERS, **OWN_PARAMETERS}.items()
-    ]
-    body = {"type": "string", "format": "binary", "description": "CSV or Parquet, or gzip or zstd of either."}
-    return {
-        "parameters": parameters,
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema}, "text/csv": {"schema": body}},
-        },
-        "security": [{"HTTPBearer": []}],
-    }

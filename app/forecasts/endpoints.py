@@ -14,7 +14,7 @@ from app.auth.dependencies import authenticate
 from app.errors import responses
 from app.forecasts.parse import parse_request
 from app.forecasts.respond import to_csv, to_json
-from app.forecasts.schemas import ForecastOut, openapi_extra
+from app.forecasts.schemas import CSV_PARAMETERS, ForecastIn, ForecastOut, openapi_extra
 from app.forecasts.service import ForecastService
 from app.registry.state import registry_state
 
@@ -60,7 +60,12 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/forecast", responses=_ANSWERS, openapi_extra=openapi_extra(), summary="Forecast series")
+@router.post(
+    "/forecast",
+    responses=_ANSWERS,
+    openapi_extra=openapi_extra(ForecastIn, CSV_PARAMETERS),
+    summary="Forecast series",
+)
 async def forecast(request: Request) -> Response:
     """With a tuned model, a backbone (zero-shot) or a rival.
 

@@ -1,9 +1,10 @@
 """The forecast request and answer as documented. The request is validated from raw bytes; the answer is written by
 `respond.py` straight from arrays and only described here."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from app.registry.names import MAX_NAME_CHARS
 from app.schemas import RequestModel, ResponseModel
@@ -115,18 +116,18 @@ CSV_PARAMETERS: dict[str, str] = {
 """Query parameters of a request whose body is a file."""
 
 
-def openapi_extra() -> dict[str, Any]:
-    """What FastAPI cannot see, since the route reads its own body."""
-    schema = ForecastIn.model_json_schema()
+def openapi_extra(request: type[BaseModel], parameters: Mapping[str, str]) -> dict[str, Any]:
+    """What FastAPI cannot see, since the route reads its own body: `request` as JSON, or a file and `parameters`."""
+    schema = request.model_json_schema()
     inline = schema.pop("$defs")["SeriesIn"]
     schema["properties"]["series"]["anyOf"][0]["items"] = inline
-    parameters = [
+    queries = [
         {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": f"CSV: {text}"}
-        for name, text in CSV_PARAMETERS.items()
+        for name, text in parameters.items()
     ]
     body = {"type": "string", "format": "binary", "description": "CSV or Parquet, or gzip or zstd of either."}
     return {
-        "parameters": parameters,
+        "parameters": queries,
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": schema}, "text/csv": {"schema": body}},

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tsfm.artifact import open_artifact
-from tsfm.calibration import Calibration
+from tsfm.calibration import Calibration, source_name
 from tsfm.routes import Routes
 from tsfm.series.frame import SeriesFrame
 from tsfm.tasks.forecast import Forecast, Forecaster, Source, stored_calibrations
@@ -53,13 +53,8 @@ def open_routed(
             continue
         beside = Forecaster.fallback(tuned.manifest, name, period=routes.period, weights_dir=weights_dir, device=device)
         forecasters[name] = beside
-        beside.calibration = calibrations.get(calibrated_name(name, routes.period))
+        beside.calibration = calibrations.get(source_name(name, routes.period))
     return RoutedForecaster(routes=routes, forecasters=forecasters)
-
-
-def calibrated_name(source: str, period: int | None) -> str:
-    """Under which name a job keeps the calibration of a source: seasonal naive has one for every period."""
-    return f"{source}:{period}" if source == "seasonal_naive" else source
 
 
 class RoutedForecaster:
