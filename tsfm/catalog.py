@@ -1,79 +1,15 @@
 """The two tables of the product: backbones and methods. Torch-free, so that the gateway can read it.
 
-Adding a backbone is one file under `tsfm/backbones/` and one `BackboneSpec` here; adding a method is one file under
-`tsfm/methods/`, one config in `tsfm/configs.py` and one `MethodSpec` here. API schemas, docs and contract tests read
-these tables; a lookup that fails lists the known names.
+Adding a backbone is one file under `tsfm/backbones/` and one `BackboneSpec` in `tsfm/backbone_table.py`; adding a
+method is one file under `tsfm/methods/`, one config in `tsfm/configs.py` and one `MethodSpec` here. API schemas, docs
+and contract tests read these tables; a lookup that fails lists the known names.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from tsfm import configs
+from tsfm import backbone_table, configs
 from tsfm.errors import UnknownName
+from tsfm.spec import AUTO, RIVALS, TASKS, BackboneSpec, MethodSpec, Task
 
-Task = Literal["forecast", "anomaly_detection", "imputation"]
-TASKS: tuple[Task, ...] = ("forecast", "anomaly_detection", "imputation")
-AUTO = "auto"
-"""The method that chooses among the others; also a hyperparameter's "take the default"."""
-RIVALS: tuple[str, ...] = ("naive", "seasonal_naive", "window_mean")
-"""Plain forecasters every job is judged against; `model` names of `/forecast` too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneSpec:
-    """Everything about a pretrained network that can be said without loading it."""
-
-    name: str
-    family: str
-    """Architecture, e.g. "tiny", "ttm"."""
-    summary: str
-    implementation: str
-    """`module:Class` under `tsfm.backbones`; a dotted module is taken as it stands."""
-    repo: str | None
-    """Hub repository, or None for weights that ship in this package."""
-    revision: str | None
-    files: tuple[str, ...]
-    sha256: str
-    """Digest of the weights file: what is served is exactly what is named here."""
-    licence: str
-    non_commercial: bool = False
-    num_parameters: int
-    context_length: int
-    """Longest context in steps; longer histories are cut to their end."""
-    prediction_length: int
-    """Longest horizon of one pass in steps."""
-    max_prediction_length: int
-    """Longest horizon by recursion; beyond it a request is refused."""
-    patch_length: int
-    tasks: tuple[Task, ...]
-    quantile_levels: tuple[float, ...]
-    """Native quantiles; empty for point models."""
-    handles_missing: bool
-    replaceable_head: bool = False
-    """The head is one linear over the flattened hidden state, which a small one can replace (`tsfm.heads`)."""
-    past_covariates: bool = False
-    future_covariates: bool = False
-    methods: tuple[str, ...]
-    unsupported_methods: dict[str, str] = field(default_factory=dict)
-    """Method → why this backbone cannot do it; shown to whoever asks for the pair."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodSpec:
-    """A way to turn a backbone and series into a fine-tuned model."""
-
-    name: str
-    summary: str
-    implementation: str | None
-    """`module:Class` under `tsfm.methods`; None of `auto`, which trains others (`tsfm.auto`)."""
-    config: type[Any]
-    """Frozen dataclass in `tsfm.configs`; its fields are the method's API options."""
-    trains: bool = True
-    learning_rate: dict[str, float] = field(default_factory=dict)
-    """Default learning rate by backbone family; "*" for the rest."""
-    auto: dict[str, tuple[Any, ...]] | None = None
-    """Options that `auto` varies, the default first, each at every multiple of the learning rate; {} varies the rate
-    alone, None keeps the method out of `auto`."""
+__all__ = ["AUTO", "BACKBONES", "METHODS", "RIVALS", "TASKS", "BackboneSpec", "MethodSpec", "Task"]
 
 
 def backbone(name: str) -> BackboneSpec:
@@ -176,71 +112,4 @@ METHODS: dict[str, MethodSpec] = {
     )
 }
 
-BACKBONES: dict[str, BackboneSpec] = {
-    spec.name: spec
-    for spec in (
-        BackboneSpec(
-            name="temper-tiny",
-            family="tiny",
-            summary="Masked-patch encoder with quantile heads, pretrained by this project on synthetic series only.",
-            implementation="tiny:Tiny",
-            repo=None,
-            revision=None,
-            files=("model.safetensors", "config.json"),
-            sha256="b15785227daa40f9478822cd8aafbb12c8eaf1c0bd247d083f45fc0fa06d0735",
-            licence="Apache-2.0",
-            num_parameters=973_440,
-            context_length=512,
-            prediction_length=128,
-            max_prediction_length=512,
-            patch_length=16,
-            tasks=("forecast",),
-            quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-            handles_missing=True,
-            methods=(
-                "zero_shot",
-                "linear_probe",
-                "lp_full",
-                "full",
-                "scratch",
-                "lora",
-                "adalora",
-                "sff",
-                "trace",
-                "auto",
-            ),
-        ),
-        BackboneSpec(
-            name="ttm-r2",
-            family="ttm",
-            summary="IBM's TinyTimeMixer R2, 512 to 96 steps: a patch mixer for point forecasts.",
-            implementation="ttm:TTM",
-            repo="ibm-granite/granite-timeseries-ttm-r2",
-            revision="main",
-            files=("model.safetensors", "config.json"),
-            sha256="a706726a7eb01bbcb42994b7dcb3c06ea9557898dbae8d480eb04fe8ccb89710",
-            licence="Apache-2.0",
-            num_parameters=805_280,
-            context_length=512,
-            prediction_length=96,
-            max_prediction_length=720,
-            patch_length=64,
-            tasks=("forecast",),
-            quantile_levels=(),
-            handles_missing=True,
-            replaceable_head=True,
-            methods=(
-                "zero_shot",
-                "linear_probe",
-                "lp_full",
-                "full",
-                "scratch",
-                "lora",
-                "adalora",
-                "sff",
-                "trace",
-                "auto",
-            ),
-        ),
-    )
-}
+BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in backbone_table.SPECS}

@@ -47,7 +47,11 @@ class Backbone(nn.Module, ABC):
     """
 
     config: dict[str, Any]
+    gradient_checkpointing: bool = False
+    """True recomputes the activations of each block in the backward pass; set on the network, kept by no config."""
 
+    configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Published architectures by the name of their `BackboneSpec`: what `from_config` takes."""
     lora_targets: ClassVar[str]
     """Anchored regex over full module names: the linears TRACE and LoRA may adapt."""
     head_name: ClassVar[str]
@@ -66,6 +70,26 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:
         """The architecture of `config` with its own random initialisation under `seed`."""
+
+    @classmethod
+    def shrunk(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """`config` with the same limits (context, horizon, patches) at a width and depth that train in milliseconds."""
+        raise NotImplementedError(f"{cls.__name__} has no tiny size")
+
+    @classmethod
+    def published_tensors(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published checkpoint's tensors under this class's own names and shapes; by default as they are.
+
+        Whoever loads the result does so strictly: what is left out here is left out on purpose, with its reason beside.
+        """
+        return dict(tensors)
+
+    def fit_to(self, prediction_length: int, *, seed: int) -> None:
+        """Called once on pretrained weights before a method trains them for this horizon, and before such weights are
+        opened again; by default nothing.
+
+        For networks published without a forecasting head: one is drawn here under `seed`, and `config` says so.
+        """
 
     @abstractmethod
     def predict(self, context: Tensor, prediction_length: int) -> Prediction:
