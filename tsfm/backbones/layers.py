@@ -5,6 +5,7 @@ Shapes: B windows, T steps, N tokens, D width, e width of one attention head. Na
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,57 @@ def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def through(block: nn.Module, *inputs: Tensor, checkpointing: bool) -> Tensor:
+def causal_mask(padding: Tensor) -> Tensor:
+    """[B, 1, N, N], True where query token n may look at key token m: its past, without what is only `padding` [B, N].
+
+    Every token sees itself, so that padding tokens stay finite; nobody else looks at them.
+    """
+    length = padding.shape[1]
+    past = torch.ones(length, length, dtype=torch.bool, device=padding.device).tril()
+    self_only = torch.eye(length, dtype=torch.bool, device=padding.device)
+    return (past & ~padding[:, None, None, :]) | self_only
+
+
+class CausalAttention(nn.Module):
+    """Attention of Timer-84M and Sundial: rotary positions; queries, keys and values have a bias, the output none."""
+
+    def __init__(self, width: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """`x` [B, N, D]; angles [N, e / 2] as `rotary` gives them; `mask` [B or 1, 1, N, N] as `causal_mask` does."""
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = (rotate_halves(t, cos, sin).type_as(v) for t in (q, k))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
+        return out
+
+
+class GatedMLP(nn.Module):
+    """`down_proj(silu(gate_proj(x)) * up_proj(x))` without biases: Timer-84M and Sundial."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden_width, bias=False)
+        self.up_proj = nn.Linear(width, hidden_width, bias=False)
+        self.down_proj = nn.Linear(hidden_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+def through(block: nn.Module, *inputs: Any, checkpointing: bool) -> Tensor:
     """`block(*inputs)`; with `checkpointing` its activations are computed again in the backward pass."""
     if checkpointing and torch.is_grad_enabled():
         recomputed: Tensor = checkpoint(block, *inputs, use_reentrant=False)
