@@ -42,6 +42,8 @@ class TrainConfig:
     """Evaluations without a better validation error before the run stops early."""
     early_stopping: bool = True
     """False trains every step and keeps the last weights: validation is logged and decides nothing."""
+    gradient_checkpointing: bool = False
+    """True keeps no activations inside a block and computes them again in the backward pass: less memory, more time."""
     max_windows_per_epoch: int = 4_000
     """Windows are strided to this number, and the stride is recorded (design.md §4)."""
     max_validation_windows: int = 1_000

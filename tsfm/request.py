@@ -26,6 +26,7 @@ HYPERPARAMETERS: tuple[str, ...] = tuple(
 """Names a job may set; "auto" is accepted for each and means its default (for `learning_rate`: a search)."""
 _ECHOED = ("freq",)
 """Fields that `resolve` adds for the reader; ignored when a resolved mapping is read back."""
+_FLAGS = {f.name for f in dataclasses.fields(configs.TrainConfig) if f.type == "bool" or f.type is bool}
 _INTEGERS = {f.name for f in dataclasses.fields(configs.TrainConfig) if f.type == "int" or f.type is int}
 
 
@@ -318,9 +319,9 @@ def _check_hyperparameters(values: Mapping[str, Any]) -> None:
         plain[name] = value
     for name, value in plain.items():
         param = f"hyperparameters.{name}"
-        if name == "early_stopping":
+        if name in _FLAGS:
             if not isinstance(value, bool):
-                raise ConfigError(f"early_stopping must be true or false, not {value!r}.", param=param)
+                raise ConfigError(f"{name} must be true or false, not {value!r}.", param=param)
         else:
             _train_value(name, _integer(value, param) if name in _INTEGERS else _number(value, param))
 

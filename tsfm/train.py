@@ -157,6 +157,7 @@ class _Run:
     ) -> None:
         self.model, self.method, self.windows = model, method, windows
         self.stage, self.config, self.device, self.reporter = stage, stage.config, device, reporter
+        model.gradient_checkpointing = self.config.gradient_checkpointing
         self.parameters = [p for _, p in method.trainable_parameters(model)]
         decayed = [p for p in self.parameters if p.ndim >= 2]
         plain = [p for p in self.parameters if p.ndim < 2]  # norms and biases are never decayed

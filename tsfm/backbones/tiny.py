@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.backbones.layers import through
 from tsfm.errors import ConfigError
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -284,7 +285,7 @@ class Tiny(Backbone):
         rotation = _rotation(n, self.head_width, like=x)
         keys = _keys(first, n, self.patch)
         for layer in self.layers:
-            x = layer(x, rotation, keys)
+            x = through(layer, x, rotation, keys, checkpointing=self.gradient_checkpointing and self.training)
         out: Tensor = self.output(self.norm(x), patched)
         return out.transpose(1, 2).reshape(b, len(self.levels), total)[..., pad:], location, scale
 

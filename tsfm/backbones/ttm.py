@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.backbones.layers import through
 from tsfm.errors import ConfigError
 
 UNKNOWN_RESOLUTION = 0
@@ -222,9 +223,9 @@ class Mixers(nn.Module):
         super().__init__()
         self.mixers = nn.ModuleList(mixers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, checkpointing: bool = False) -> Tensor:
         for mixer in self.mixers:
-            x = mixer(x)
+            x = through(mixer, x, checkpointing=checkpointing)
         return x
 
 
@@ -252,13 +253,13 @@ class Encoder(nn.Module):
         self.mlp_mixer_encoder = Mixers(levels)
         self.freq_mod = _prefix(config) if config.resolution_prefix_tuning else None
 
-    def forward(self, patches: Tensor, resolution: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, resolution: Tensor, *, checkpointing: bool) -> Tensor:
         """`resolution` [B] int64 counts only where the checkpoint has a frequency prefix."""
         x = self.patcher(patches)
         if self.freq_mod is not None:
             token = self.freq_mod(resolution)[:, None, None, :]
             x = torch.cat([token.expand(-1, x.shape[1], -1, -1), x], dim=2)
-        out: Tensor = self.mlp_mixer_encoder(x)
+        out: Tensor = self.mlp_mixer_encoder(x, checkpointing=checkpointing)
         return out
 
 
@@ -280,8 +281,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.encoder = Encoder(config)
 
-    def forward(self, patches: Tensor, resolution: Tensor) -> Tensor:
-        out: Tensor = self.encoder(patches, resolution)
+    def forward(self, patches: Tensor, resolution: Tensor, *, checkpointing: bool) -> Tensor:
+        out: Tensor = self.encoder(patches, resolution, checkpointing=checkpointing)
         return out
 
 
@@ -307,8 +308,8 @@ class Decoder(nn.Module):
             ]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.decoder_block(x if self.adapter is None else self.adapter(x))
+    def forward(self, x: Tensor, *, checkpointing: bool) -> Tensor:
+        out: Tensor = self.decoder_block(x if self.adapter is None else self.adapter(x), checkpointing=checkpointing)
         return out
 
 
@@ -430,8 +431,9 @@ class TTM(Backbone):
         patches = ((x - location) / scale).reshape(*x.shape[:2], -1, self.sizes.patch_length)
         if resolution is None:
             resolution = torch.full((len(x),), UNKNOWN_RESOLUTION, device=x.device)
-        hidden = self.backbone(patches, resolution)
-        decoded = self.decoder(hidden)
+        checkpointing = self.gradient_checkpointing and self.training
+        hidden = self.backbone(patches, resolution, checkpointing=checkpointing)
+        decoded = self.decoder(hidden, checkpointing=checkpointing)
         out = self.head(decoded) * scale + location
         return Channels(
             forecast=out.transpose(1, 2),
