@@ -1,5 +1,6 @@
 """The model card of an artifact: the manifest's facts for a human reader, as Markdown."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ def render(manifest: Mapping[str, Any]) -> str:
     """`README.md` of an artifact; deterministic, like the manifest it is made from."""
     backbone, method = manifest["backbone"], manifest["method"]
     report = manifest["data"]["report"]
-    options = ", ".join(f"{k} = {v}" for k, v in method.items() if k != "type")
+    options = ", ".join(f"{k} = {json.dumps(v)}" for k, v in method.items() if k != "type")
     lines = [
         f"# {backbone['name']} tuned with {method['type']}",
         "",
