@@ -51,7 +51,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         return cut(frame, blocks, block, context_length=context_length, prediction_length=length, max_windows=most)
 
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
-    train = windows(Block.TRAIN, min(horizon, spec.prediction_length), "max_windows_per_epoch")
+    train = windows(Block.TRAIN, spec.tuned_length(horizon), "max_windows_per_epoch")
     validation = windows(Block.VALIDATION, horizon, "max_validation_windows")
     calibrating = windows(Block.CALIBRATION, horizon, "max_calibration_windows")
     test = windows(Block.TEST, horizon, "max_test_windows") if resolved["with_test"] else None

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tsfm import catalog, configs, methods
+from tsfm.backbones import fitted
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.configs import TrainConfig
 from tsfm.device import is_out_of_memory
@@ -84,7 +85,7 @@ class Search:
     scales: Scales
     metric: str
     fresh: Callable[[], Backbone]
-    """Loads the pretrained backbone anew, on CPU."""
+    """Loads the pretrained backbone anew, on CPU, as it was published."""
     source: Callable[[Backbone], Source]
     """How the tuned network will be asked for forecasts."""
     identity: Mapping[str, Any]
@@ -98,6 +99,10 @@ class Search:
     planned_steps: int = 0
     trials: list[dict[str, Any]] = field(default_factory=list)
     """What was tried: method, options, learning_rate, rung, steps, validation, stopped, seconds."""
+
+    def start(self) -> Backbone:
+        """The network a method is given: `fresh`, fitted to the job's horizon."""
+        return fitted(self.fresh(), catalog.backbone(self.resolved["backbone"]), self.resolved)
 
     def run(self) -> Outcome:
         rates, alphas = self._rates(), self._alphas()
@@ -283,7 +288,7 @@ class Search:
     ) -> tuple[Position, Backbone, Method]:
         """Trains to the stage's end; `validate` in place of the errors on the validation block."""
         method = methods.create(trial.method, catalog.method(trial.method).config(**trial.method_config))
-        model = method.prepare(self.fresh()).to(self.device)
+        model = method.prepare(self.start()).to(self.device)
         method.bind(
             model,
             self._some(self.validation, method.num_selection_windows, stage.config.batch_size),

@@ -46,11 +46,17 @@ class BackboneSpec:
     handles_missing: bool
     replaceable_head: bool = False
     """The head is one linear over the flattened hidden state, which a small one can replace (`tsfm.heads`)."""
+    random_head: bool = False
+    """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and has to train it."""
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]
     unsupported_methods: dict[str, str] = field(default_factory=dict)
     """Method → why this backbone cannot do it; shown to whoever asks for the pair."""
+
+    def tuned_length(self, prediction_length: int) -> int:
+        """Steps of one pass of weights tuned for `prediction_length`: a head that tuning draws has the whole horizon."""
+        return prediction_length if self.random_head else min(prediction_length, self.prediction_length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,6 @@ def _num_windows(
     """Training windows of one epoch before the cap, as if every series had the mean length."""
     season = frequencies.parse(str(reading["freq"])).season
     context = split.min_context(int(resolved["context_length"]), patch_length=spec.patch_length, season=season)
-    horizon = min(int(resolved["prediction_length"]), spec.prediction_length)
+    horizon = spec.tuned_length(int(resolved["prediction_length"]))
     per_series = share * int(reading["num_points"]) / int(reading["num_series"]) - context - horizon + 1
     return max(1, int(per_series * int(reading["num_series"])))

@@ -17,6 +17,14 @@ def implementation(spec: catalog.BackboneSpec) -> "type[Backbone]":
     return cast("type[Backbone]", getattr(loaded, name))
 
 
+def fitted(model: "Backbone", spec: catalog.BackboneSpec, facts: Mapping[str, Any]) -> "Backbone":
+    """`model`, ready for a method to train or for an adapter to be added to: with a head of its own for the horizon
+    where none was published. `facts` is a resolved request, or the manifest of an artifact that it ended in.
+    """
+    model.fit_to(spec.tuned_length(int(facts["prediction_length"])), seed=int(facts["seed"]))
+    return model
+
+
 def build(backbone: str | catalog.BackboneSpec, config: Mapping[str, Any], *, seed: int) -> "Backbone":
     """The architecture of `config` with its random initialisation under `seed`; `UnknownName` for a wrong name."""
     spec = catalog.backbone(backbone) if isinstance(backbone, str) else backbone

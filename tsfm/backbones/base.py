@@ -59,12 +59,13 @@ class Backbone(nn.Module, ABC):
     that name, which a class attribute would hide.)"""
     unused_parameters: ClassVar[frozenset[str]] = frozenset()
     """Names loaded for the checkpoint's sake only: never trained, blended or scored."""
-    fresh_parameters: ClassVar[frozenset[str]] = frozenset()
-    """Names that no published checkpoint holds: trained, but the same tensor in SFF's two models."""
+    fresh_parameters: frozenset[str] = frozenset()
+    """Names that no published checkpoint holds: trained, but the same tensor in SFF's two models. What `fit_to` drew is
+    among them."""
     head_linear: ClassVar[str | None] = None
     """Full name of the one linear that maps the flattened [B, N*D] hidden state to the H steps; None: no such head."""
-    head_is_random: ClassVar[bool] = False
-    """True where the published checkpoint holds no forecasting head, so that it starts from its initialisation."""
+    head_is_random: bool = False
+    """True of a network whose forecasting head `fit_to` drew, so that it starts from its initialisation."""
 
     @classmethod
     @abstractmethod
