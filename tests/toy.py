@@ -29,7 +29,7 @@ class Toy(Backbone):
 
     lora_targets: ClassVar[str] = r"^body\.\d+$"
     head_name: ClassVar[str] = "output"
-    unused_parameters: ClassVar[frozenset[str]] = frozenset({"spare"})
+    unused_parameters: frozenset[str] = frozenset({"spare"})
 
     def __init__(self, *, context_length: int, prediction_length: int, width: int, dropout: float) -> None:
         super().__init__()

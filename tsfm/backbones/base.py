@@ -57,8 +57,8 @@ class Backbone(nn.Module, ABC):
     head_name: ClassVar[str]
     """Prefix of the module that turns hidden states into the forecast. (Not `head`: published networks have a module of
     that name, which a class attribute would hide.)"""
-    unused_parameters: ClassVar[frozenset[str]] = frozenset()
-    """Names loaded for the checkpoint's sake only: never trained, blended or scored."""
+    unused_parameters: frozenset[str] = frozenset()
+    """Names loaded for the checkpoint's sake only: never trained, blended or scored. (An instance knows its depth.)"""
     fresh_parameters: frozenset[str] = frozenset()
     """Names that no published checkpoint holds: trained, but the same tensor in SFF's two models. What `fit_to` drew is
     among them."""

@@ -38,6 +38,26 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class Dropout(nn.Module):
+    """Inverted dropout; on a CPU four decisions are taken from one 64-bit draw.
+
+    torch's own draws them one by one: a third of a training step of TTM [measured: 11 ns an element, here 1.7].
+    `p` is met to 1/65,536.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return F.dropout(x, self.p, self.training)
+        size = x.numel()
+        bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:size]
+        keep = (bits >= round(self.p * 2**16) - 2**15).view(x.shape).to(x.dtype)
+        return x * keep.mul_(1 / (1 - self.p))
+
+
 def rotary(positions: Tensor, width: int, *, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """(cos, sin), each [..., N, width / 2], of integer `positions` [..., N]: the angles of rotary embeddings."""
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
