@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tsfm import catalog
+
 
 def render(manifest: Mapping[str, Any]) -> str:
     """`README.md` of an artifact; deterministic, like the manifest it is made from."""
@@ -54,6 +56,10 @@ def _opening(manifest: Mapping[str, Any]) -> list[str]:
         "",
         f'base = load_backbone(catalog.backbone("{name}"))',
     ]
+    spec = catalog.backbone(name)
+    if spec.random_head:
+        length, seed = spec.tuned_length(manifest["prediction_length"]), manifest["seed"]
+        lines += [f"base.fit_to({length}, seed={seed})  # the published weights have no forecasting head"]
     if weights["head"] not in ("keep", "lora"):
         lines += [
             "from safetensors.torch import load_file",

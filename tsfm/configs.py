@@ -120,9 +120,9 @@ class LoRAConfig:
     """The adapter's output is scaled by lora_alpha ÷ rank; papers.md §2.9 reads 16 where the paper is silent."""
     dropout: float = 0.1
     """On the adapters' inputs while training (papers.md §1.9)."""
-    head: Literal["keep", "lora", "train"] = "lora"
-    """The forecasting head: frozen, adapted like the rest, or trained whole. evaluation.md §7: refitting a pretrained
-    head on few series hurts, so its linears are adapted."""
+    head: Literal["auto", "keep", "lora", "train"] = "auto"
+    """The forecasting head: frozen, adapted like the rest, or trained whole. "auto" is "lora" (evaluation.md §7:
+    refitting a pretrained head on few series hurts), or "train" where the checkpoint has no head."""
     init_seed: int = 0
     """Seed of the A matrices, drawn under a forked generator; B starts at zero."""
 
@@ -143,7 +143,7 @@ class AdaLoRAConfig:
     lora_alpha: float = 16.0
     """As `lora`'s; the output is scaled by lora_alpha ÷ initial_rank throughout."""
     dropout: float = 0.1
-    head: Literal["keep", "lora", "train"] = "lora"
+    head: Literal["auto", "keep", "lora", "train"] = "auto"
     """As `lora`'s."""
     warm_up_share: float = 0.1
     """Share of the steps at the initial ranks."""

@@ -243,6 +243,7 @@ def _check(request: FinetuneRequest) -> None:
             )
     options = _mapping(request.method_config, "method")
     config = method_config(request.method, options)
+    _check_head(config, spec)
     if isinstance(config, configs.AutoConfig):
         _check_auto(config, spec)
     asked = _mapping(request.hyperparameters, "hyperparameters")
@@ -255,6 +256,20 @@ def _check(request: FinetuneRequest) -> None:
         _check_trace(config, spec, warmup)
     elif isinstance(config, configs.AutoConfig) and "trace" in (config.methods or _choices(spec)):
         _check_trace_in_auto(warmup)
+
+
+def _check_head(config: Any, spec: catalog.BackboneSpec) -> None:
+    """That no adapter method is asked to keep a head that no checkpoint holds."""
+    if not spec.random_head or not isinstance(config, configs.LoRAConfig | configs.AdaLoRAConfig | configs.TraceConfig):
+        return
+    if config.head.startswith(("keep", "lora", "svd")):
+        takes = "H1, H1b, H2, H3 or H4" if isinstance(config, configs.TraceConfig) else '"train"'
+        raise ConfigError(
+            f"{spec.name} is published without a forecasting head, so there is none for {config.head!r}: leave head "
+            f"out, or give {takes}.",
+            param="method.head",
+            code="unsupported_method",
+        )
 
 
 def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, warmup: float) -> None:

@@ -47,7 +47,7 @@ class BackboneSpec:
     replaceable_head: bool = False
     """The head is one linear over the flattened hidden state, which a small one can replace (`tsfm.heads`)."""
     random_head: bool = False
-    """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and has to train it."""
+    """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and must train it."""
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]
@@ -55,7 +55,7 @@ class BackboneSpec:
     """Method → why this backbone cannot do it; shown to whoever asks for the pair."""
 
     def tuned_length(self, prediction_length: int) -> int:
-        """Steps of one pass of weights tuned for `prediction_length`: a head that tuning draws has the whole horizon."""
+        """Steps of one pass of weights tuned for `prediction_length`: a head that tuning draws has them all."""
         return prediction_length if self.random_head else min(prediction_length, self.prediction_length)
 
 

@@ -19,7 +19,7 @@ from tsfm.backbones.base import Backbone, Batch
 from tsfm.catalog import BackboneSpec
 from tsfm.configs import AdaLoRAConfig
 from tsfm.errors import ConfigError
-from tsfm.methods.adapters import ADAPTER, capped_rank, head_tensors, targets, train_head
+from tsfm.methods.adapters import ADAPTER, capped_rank, head_mode, head_tensors, targets, train_head
 from tsfm.methods.base import Export, Method
 
 _UNKNOWN_STEPS = 1_000_000
@@ -41,7 +41,9 @@ class AdaLoRA(Method):
     """`peft.AdaLoraModel`, whose methods carry no types."""
 
     def prepare(self, backbone: Backbone) -> Backbone:
-        config, names = self.config, targets(backbone, head=self.config.head)
+        config = self.config
+        self.head = head_mode(backbone, config.head)
+        names = targets(backbone, head=self.head)
         self._names = [
             name
             for name in names
@@ -63,7 +65,7 @@ class AdaLoRA(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.init_seed)
             self._tuner = AdaLoraModel(backbone, wanted, ADAPTER)  # type: ignore[no-untyped-call]  # as peft has it
-        if config.head == "train":
+        if self.head == "train":
             train_head(backbone)
         return backbone
 
@@ -124,10 +126,10 @@ class AdaLoRA(Method):
         modules = self._low_ranks()
         rank = self.config.target_rank
         files = adapter_files(modules, spec, rank=rank, alpha=rank, head=self._head(model))
-        return Export(kind="adapter", files=files, facts={"num_modules": len(modules), "head": self.config.head})
+        return Export(kind="adapter", files=files, facts={"num_modules": len(modules), "head": self.head})
 
     def _head(self, model: Backbone) -> dict[str, Tensor]:
-        return head_tensors(model) if self.config.head == "train" else {}
+        return head_tensors(model) if self.head == "train" else {}
 
     def _low_ranks(self) -> dict[str, LowRank]:
         """What is left of each module, as LoRA of scaling 1."""

@@ -81,16 +81,15 @@ def head_targets(backbone: Backbone) -> list[str]:
     ]
 
 
-def targets(backbone: Backbone, *, head: str) -> list[str]:
-    """What LoRA adapts: the body's targets, and with `head` "lora" the head's linears as well.
+def head_mode(backbone: Backbone, asked: str) -> str:
+    """What LoRA does with the head: "keep", "lora" or "train"; "auto" trains a head that no checkpoint holds."""
+    if asked != "auto":
+        return asked
+    return "train" if backbone.head_is_random else "lora"
 
-    `ConfigError` where the head would stay as random as it was initialised.
-    """
-    if backbone.head_is_random and head != "train":
-        raise ConfigError(
-            'The published checkpoint of this backbone holds no head: it has to be trained, with head "train".',
-            param="method.head",
-        )
+
+def targets(backbone: Backbone, *, head: str) -> list[str]:
+    """What LoRA adapts: the body's targets, and with `head` "lora" the head's linears as well."""
     return body_targets(backbone) + (head_targets(backbone) if head == "lora" else [])
 
 

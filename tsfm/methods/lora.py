@@ -4,7 +4,7 @@ from tsfm.adapter_files import adapter_files
 from tsfm.backbones.base import Backbone
 from tsfm.catalog import BackboneSpec
 from tsfm.configs import LoRAConfig
-from tsfm.methods.adapters import AdapterModule, attach, head_tensors, targets, train_head
+from tsfm.methods.adapters import AdapterModule, attach, head_mode, head_tensors, targets, train_head
 from tsfm.methods.base import Export, Method
 
 
@@ -13,15 +13,16 @@ class LoRA(Method):
     modules: list[AdapterModule]
 
     def prepare(self, backbone: Backbone) -> Backbone:
+        self.head = head_mode(backbone, self.config.head)
         self.modules = attach(
             backbone,
-            targets=targets(backbone, head=self.config.head),
+            targets=targets(backbone, head=self.head),
             rank=self.config.rank,
             alpha=self.config.lora_alpha,
             dropout=self.config.dropout,
             seed=self.config.init_seed,
         )
-        if self.config.head == "train":
+        if self.head == "train":
             train_head(backbone)
         return backbone
 
@@ -31,6 +32,6 @@ class LoRA(Method):
             spec,
             rank=self.config.rank,
             alpha=self.config.lora_alpha,
-            head=head_tensors(model) if self.config.head == "train" else None,
+            head=head_tensors(model) if self.head == "train" else None,
         )
-        return Export(kind="adapter", files=files, facts={"num_modules": len(self.modules), "head": self.config.head})
+        return Export(kind="adapter", files=files, facts={"num_modules": len(self.modules), "head": self.head})
