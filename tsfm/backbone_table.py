@@ -3,6 +3,8 @@
 One `BackboneSpec` a checkpoint; what the checkpoints of one family share stands once, above them.
 """
 
+from typing import Any
+
 from tsfm.spec import BackboneSpec
 
 EVERY_METHOD: tuple[str, ...] = (
@@ -17,6 +19,41 @@ EVERY_METHOD: tuple[str, ...] = (
     "trace",
     "auto",
 )
+
+_TTM_R2: dict[str, Any] = {
+    "family": "ttm",
+    "implementation": "ttm:TTM",
+    "repo": "ibm-granite/granite-timeseries-ttm-r2",
+    "files": ("model.safetensors", "config.json"),
+    "licence": "Apache-2.0",
+    "prediction_length": 96,
+    "max_prediction_length": 720,
+    "tasks": ("forecast",),
+    "quantile_levels": (),
+    "handles_missing": True,
+    "replaceable_head": True,
+    "methods": EVERY_METHOD,
+}
+"""One branch of the repository for each length of context and horizon (`get_model` of granite-tsfm has the list)."""
+
+_UNITS: dict[str, Any] = {
+    "family": "units",
+    "implementation": "units:UniTS",
+    "repo": "mims-harvard/UniTS",
+    "revision": "ckpt",
+    "sha256": None,
+    "pickled": True,
+    "licence": "MIT",
+    "context_length": 512,
+    "prediction_length": 720,
+    "max_prediction_length": 720,
+    "patch_length": 16,
+    "tasks": ("forecast",),
+    "quantile_levels": (),
+    "handles_missing": True,
+    "methods": EVERY_METHOD,
+}
+"""Files of one GitHub release. One pass gives every horizon of the pretraining tasks."""
 
 SPECS: tuple[BackboneSpec, ...] = (
     BackboneSpec(
@@ -41,23 +78,32 @@ SPECS: tuple[BackboneSpec, ...] = (
     ),
     BackboneSpec(
         name="ttm-r2",
-        family="ttm",
         summary="IBM's TinyTimeMixer R2, 512 to 96 steps: a patch mixer for point forecasts.",
-        implementation="ttm:TTM",
-        repo="ibm-granite/granite-timeseries-ttm-r2",
         revision="main",
-        files=("model.safetensors", "config.json"),
         sha256="a706726a7eb01bbcb42994b7dcb3c06ea9557898dbae8d480eb04fe8ccb89710",
-        licence="Apache-2.0",
         num_parameters=805_280,
         context_length=512,
-        prediction_length=96,
-        max_prediction_length=720,
         patch_length=64,
-        tasks=("forecast",),
-        quantile_levels=(),
-        handles_missing=True,
-        replaceable_head=True,
-        methods=EVERY_METHOD,
+        **_TTM_R2,
+    ),
+    BackboneSpec(
+        name="ttm-r2-1024-96",
+        summary="IBM's TinyTimeMixer R2, 1024 to 96 steps.",
+        revision="1024-96-r2",
+        sha256=None,
+        num_parameters=2_964_960,
+        context_length=1024,
+        patch_length=128,
+        **_TTM_R2,
+    ),
+    BackboneSpec(
+        name="ttm-r2-1536-96",
+        summary="IBM's TinyTimeMixer R2, 1536 to 96 steps.",
+        revision="1536-96-r2",
+        sha256=None,
+        num_parameters=3_081_120,
+        context_length=1536,
+        patch_length=128,
+        **_TTM_R2,
     ),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.data import data_path
 from tests.parity.golden import GoldenSet, assert_equal, golden_sets
+from tests.parity.manifests import assert_published, manifest
 from tsfm.backbones.base import Batch
 from tsfm.backbones.ttm import TTM
 
@@ -76,6 +77,13 @@ class TestGolden:
 
 
 class TestPublished:
+    def test_names_and_shapes_are_those_of_the_file(self) -> None:
+        assert_published(manifest("granite-timeseries-ttm-r2-512-96"), TTM, TTM.configs["ttm-r2"])
+
+    def test_our_config_is_the_file_s(self) -> None:
+        stored = json.loads((data_path("ttm_r2_512_96") / "config.json").read_bytes())
+        assert TTM.configs["ttm-r2"].items() <= stored.items()
+
     def test_the_checkpoint_loads_strictly_and_answers_as_ibm_s_code(self) -> None:
         folder = data_path("ttm_r2_512_96")
         model = TTM.from_config(json.loads((folder / "config.json").read_bytes()), seed=0).eval().requires_grad_(False)

@@ -124,6 +124,7 @@ class Head(nn.Module):
 class Tiny(Backbone):
     """See the module's text. Trained for contexts up to 512 and horizons up to 128; longer horizons recurse."""
 
+    configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {"temper-tiny": {"d_model": 128, "num_layers": 4}}
     lora_targets: ClassVar[str] = r"^layers\.\d+\.(attention\.[qkvo]|fc[12])$"
     head_name: ClassVar[str] = "output"
     head_linear: ClassVar[str | None] = None  # each token answers its own steps, partly from the references
@@ -168,6 +169,11 @@ class Tiny(Backbone):
         self.norm = RMSNorm(d_model)
         self.output = Head(d_model, patch_length, len(quantile_levels))
         self._initialise(num_layers)
+
+    @classmethod
+    def shrunk(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """One layer, 16 wide."""
+        return {**config, "d_model": 16, "num_layers": 1, "num_heads": 2, "mlp_ratio": 2}
 
     def _initialise(self, num_layers: int) -> None:
         """Normal weights of variance 1/fan_in, residual branches shrunk by depth: trainable as it stands."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
-from tsfm.backbones.layers import through
+from tsfm.backbones.layers import Dropout, through
 from tsfm.errors import ConfigError
 
 UNKNOWN_RESOLUTION = 0
@@ -92,26 +92,6 @@ class TTMConfig:
     def num_tokens(self) -> int:
         """N: patches of a context, and the prefix where there is one."""
         return self.context_length // self.patch_length + int(self.resolution_prefix_tuning)
-
-
-class Dropout(nn.Module):
-    """Inverted dropout; on a CPU four decisions are taken from one 64-bit draw.
-
-    torch's own draws them one by one: a third of a training step of TTM [measured: 11 ns an element, here 1.7].
-    `p` is met to 1/65,536.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return F.dropout(x, self.p, self.training)
-        size = x.numel()
-        bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:size]
-        keep = (bits >= round(self.p * 2**16) - 2**15).view(x.shape).to(x.dtype)
-        return x * keep.mul_(1 / (1 - self.p))
 
 
 class MLP(nn.Module):
@@ -342,9 +322,31 @@ class Channels:
     """[B, C, N, decoder width] hidden state that the head flattens."""
 
 
+def _r2(*, context_length: int, patch_length: int, d_model: int) -> dict[str, Any]:
+    """R2 to 96 steps. Widths: `config.json` of main; backbones.md §3.7 for 1536; for 1024 the count that IBM's notebook
+    prints for it, 2,964,960 (granite-tsfm, ttm-r2_benchmarking_1024_96.ipynb)."""
+    return {
+        "context_length": context_length,
+        "prediction_length": 96,
+        "patch_length": patch_length,
+        "d_model": d_model,
+        "num_layers": 2,
+        "adaptive_patching_levels": 3,
+        "decoder_num_layers": 2,
+        "decoder_d_model": d_model * 2 // 3,
+        "dropout": 0.4,
+        "head_dropout": 0.4,
+    }
+
+
 class TTM(Backbone):
     """See the module's text. Published for one context and one horizon each; longer horizons recurse on the mean."""
 
+    configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ttm-r2": _r2(context_length=512, patch_length=64, d_model=192),
+        "ttm-r2-1024-96": _r2(context_length=1024, patch_length=128, d_model=384),
+        "ttm-r2-1536-96": _r2(context_length=1536, patch_length=128, d_model=384),
+    }
     lora_targets: ClassVar[str] = (
         r"^(backbone\.encoder\.mlp_mixer_encoder\.mixers\.\d+(\.mixer_layers\.\d+)?|decoder\.decoder_block\.mixers\.\d+)"
         r"\.(patch|feature|channel_feature)_mixer\.(mlp\.fc[12]|gating_block\.attn_layer)$"
@@ -368,6 +370,13 @@ class TTM(Backbone):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(parsed)
+
+    @classmethod
+    def shrunk(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Two levels of one layer, of which the first reshapes; 16 wide, 8 in the decoder."""
+        tiny = {"d_model": 16, "num_layers": 1, "decoder_num_layers": 1, "decoder_d_model": 8}
+        levels = min(config["adaptive_patching_levels"], 2)
+        return {**config, **tiny, "adaptive_patching_levels": levels, "dropout": 0.1, "head_dropout": 0.1}
 
     def head_shape(self) -> tuple[int, int]:
         return self.sizes.num_tokens, self.sizes.decoder_d_model
