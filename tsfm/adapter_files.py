@@ -9,9 +9,8 @@ Shapes: a module's A is [r, in], its B [out, r].
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tsfm.artifact import WEIGHTS, Artifact
-from tsfm.backbones import build
+from tsfm.backbones import build, fitted
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone, load_tensors
+from tsfm.backbones.weights import Base, load_tensors
 from tsfm.catalog import BackboneSpec
 from tsfm.errors import ArtifactError, WeightsError
 
@@ -107,22 +106,23 @@ def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()})
 
 
-def open_network(artifact: Artifact, spec: BackboneSpec, *, weights_dir: Path | None) -> Backbone:
-    """The network an artifact holds, on CPU: whole, or the pretrained one with the adapter folded in.
+def open_network(artifact: Artifact, spec: BackboneSpec, base_of: Callable[[], Base]) -> Backbone:
+    """The network an artifact holds, on CPU: whole, or the one it started from with the adapter folded in.
 
-    `ArtifactError` when the files do not fit the backbone. `WeightsError` when an adapter's pretrained weights are not
-    on this machine, or the catalogue now names others.
+    `base_of` finds what it started from and is asked for adapters only. `ArtifactError` when the files do not fit the
+    backbone. `WeightsError` when an adapter's base is not on this machine, or others lie there now.
     """
     facts = artifact.manifest
     weights = facts.get("weights", {"kind": "full"})  # artifacts of 0.1 are whole and do not say so
     if weights["kind"] == "adapter":
-        if weights["backbone_digest"] != f"sha256:{spec.sha256}":
+        base = base_of()
+        if weights["backbone_digest"] != base.digest:
             raise WeightsError(
                 f"This adapter was trained on the weights {weights['backbone_digest']} of {spec.name} and opens on no "
-                f"others, but the catalogue names sha256:{spec.sha256}.",
+                f"others, but this machine has {base.digest}.",
                 code="weights_digest_mismatch",
             )
-        return fold(load_backbone(spec, weights_dir=weights_dir), artifact)
+        return fold(fitted(base.fresh(), spec, facts), artifact)
     model = build(spec, facts["backbone"]["config"], seed=0)
     try:
         load_tensors(model, load_file(artifact.file(WEIGHTS)))

@@ -18,7 +18,7 @@ from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, me
 from tsfm.artifact import CARD, write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone
+from tsfm.backbones.weights import Base, pretrained
 from tsfm.device import default_device, facts
 from tsfm.evaluate import Asked
 from tsfm.incumbent import Incumbent, judged_until
@@ -99,11 +99,13 @@ def run(
     resolved = resolve(request, {"freq": frame.freq, "max_length": int(frame.lengths.max(initial=0))})
     spec = catalog.backbone(request.backbone)
     device = device or default_device()
+    base = pretrained(spec, weights_dir=weights_dir)
     job = _Job(
         resolved=resolved,
         spec=spec,
+        base=base,
         data=prepare(frame, resolved, spec),
-        zero_shot=load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False),
+        zero_shot=base.fresh().to(device).requires_grad_(False),
         weights_dir=weights_dir,
         state_dir=state_dir,
         out_dir=out_dir,
@@ -156,6 +158,7 @@ class _Job:
 
     resolved: dict[str, Any]
     spec: catalog.BackboneSpec
+    base: Base
     data: Data
     zero_shot: Backbone
     weights_dir: Path | None
@@ -176,7 +179,7 @@ class _Job:
         if not catalog.method(resolved["method"]).trains:
             method: Method = methods.create(resolved["method"], _config(resolved))
             return Outcome(
-                model=method.prepare(load_backbone(self.spec, weights_dir=self.weights_dir)).to(self.device),
+                model=method.prepare(self.base.fresh()).to(self.device),
                 method=method,
                 method_name=resolved["method"],
                 method_config=resolved["method_config"],
@@ -232,7 +235,7 @@ class _Job:
             "hyperparameters": outcome.hyperparameters,
         }
         made = outcome.method.export(outcome.model, self.spec)
-        manifest = _manifest(outcome, made, self.zero_shot, data, chosen, self.spec, found, self.device)
+        manifest = _manifest(outcome, made, self, data, chosen, found)
         files = {**made.files, calibration.FILE: calibration.to_bytes(calibrations)} if calibrations else made.files
         return _Made(chosen, manifest, write_artifact(where, files, manifest, card.render(manifest)))
 
@@ -245,7 +248,7 @@ class _Job:
             outcome=outcome, artifact=self.out_dir, train=self.data.train, clock=self.clock.laps
         )
         tick = landscape_job.watched(self.reporter, self.should_stop)
-        found = landscape_job.describe(finished, self.resolved, config, self.spec, self.weights_dir, self.device, tick)
+        found = landscape_job.describe(finished, self.resolved, config, self.base, self.device, tick)
         files = landscape_job.write(found, self.results_dir)
         self.clock.lap("landscape_seconds")
         return found, files
@@ -277,9 +280,9 @@ class _Job:
             validation=data.validation,
             scales=data.scales,
             metric=data.metric,
-            fresh=lambda: load_backbone(self.spec, weights_dir=self.weights_dir),
+            fresh=self.base.fresh,
             source=lambda model: tuned_source(model, resolved, self.spec),
-            identity={"data": provenance.frame_sha256(data.frame), "backbone": self.spec.sha256},
+            identity={"data": provenance.frame_sha256(data.frame), "backbone": self.base.digest},
             state_dir=self.state_dir,
             reporter=self.reporter,
             should_stop=self.should_stop,
@@ -295,7 +298,7 @@ def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.Backbo
     """A tuned network asked as `Forecaster.open` will ask it: what is judged is what is served."""
     return BackboneSource(
         model,
-        block_length=min(int(resolved["prediction_length"]), spec.prediction_length),
+        block_length=spec.tuned_length(int(resolved["prediction_length"])),
         context_length=int(resolved["context_length"]),
         cut_from_block=True,
     )
@@ -304,25 +307,24 @@ def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.Backbo
 def _manifest(
     outcome: Outcome,
     made: Export,
-    zero_shot: Backbone,
+    job: _Job,
     data: Data,
     chosen: dict[str, Any],
-    spec: catalog.BackboneSpec,
     found: dict[str, Any],
-    device: torch.device,
 ) -> dict[str, Any]:
     """`found` is what judging found (`judge.facts`), or `judge.UNJUDGED` in a checkpoint."""
+    spec = job.spec
     return {
         "task": chosen["task"],
         "prediction_length": chosen["prediction_length"],
         "context_length": chosen["context_length"],
         "backbone": {
             "name": spec.name,
-            "digest": f"sha256:{spec.sha256}",
+            "digest": job.base.digest,
             "licence": spec.licence,
-            "config": zero_shot.config,
+            "config": outcome.model.config,
         },
-        "weights": {"kind": made.kind, "backbone_digest": f"sha256:{spec.sha256}", **made.facts},
+        "weights": {"kind": made.kind, "backbone_digest": job.base.digest, **made.facts},
         "method": {"type": chosen["method"], **chosen["method_config"]},
         "hyperparameters": chosen["hyperparameters"],
         "budget_seconds": chosen["budget_seconds"],
@@ -336,7 +338,7 @@ def _manifest(
         "judged_until": judged_until(data.frame, data.split),
         "code": {"sha256": provenance.code_sha256()},
         "libraries": provenance.library_versions(),
-        "device": facts(device),
+        "device": facts(job.device),
     }
 
 

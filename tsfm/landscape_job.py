@@ -12,8 +12,9 @@ import torch
 from tsfm import catalog, landscape, landscape_plot, methods
 from tsfm.adapter_files import open_network
 from tsfm.artifact import open_artifact, write_synced
+from tsfm.backbones import fitted
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone
+from tsfm.backbones.weights import Base
 from tsfm.configs import LandscapeConfig, SFFConfig
 from tsfm.errors import Cancelled
 from tsfm.methods.sff import smooth
@@ -45,8 +46,7 @@ def describe(
     finished: Finished,
     resolved: Mapping[str, Any],
     config: LandscapeConfig,
-    spec: catalog.BackboneSpec,
-    weights_dir: Path | None,
+    base: Base,
     device: torch.device,
     tick: landscape.Tick,
 ) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def describe(
     """
 
     def fresh() -> Backbone:
-        return load_backbone(spec, weights_dir=weights_dir)
+        return fitted(base.fresh(), base.spec, resolved)
 
     name = finished.outcome.method_name
     options = catalog.method(name).config(**finished.outcome.method_config)
     networks = {"pretrained": fresh()}
     if isinstance(options, SFFConfig):
         networks["smoothed"] = methods.create(name, options).prepare(fresh())
-    networks["tuned"] = open_network(open_artifact(finished.artifact), spec, weights_dir=weights_dir)
+    networks["tuned"] = open_network(open_artifact(finished.artifact), base.spec, lambda: base)
     budget = resolved["budget_seconds"]
     return landscape.measure(
         networks,

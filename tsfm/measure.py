@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from tsfm import catalog, halving, methods, provenance
-from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone
+from tsfm.backbones.weights import Base, pretrained
 from tsfm.device import default_device, peak_memory_bytes
 from tsfm.finetune import tuned_source
 from tsfm.halving import Candidate
@@ -67,8 +66,9 @@ def measure(
     resolved = resolve(request, {"freq": frame.freq, "max_length": int(frame.lengths.max(initial=0))})
     spec = catalog.backbone(request.backbone)
     data = prepare(frame, resolved, spec)
-    zero_shot = load_backbone(spec, weights_dir=weights_dir).to(device).requires_grad_(False)
-    search = _search(data, resolved, spec, weights_dir, work_dir, should_stop, device)
+    base = pretrained(spec, weights_dir=weights_dir)
+    zero_shot = base.fresh().to(device).requires_grad_(False)
+    search = _search(data, resolved, spec, base, work_dir, should_stop, device)
     loading = time.monotonic() - began
     per_window = window_seconds(search, search.source(zero_shot), data.validation)
     training, steps = 0.0, 0
@@ -90,23 +90,20 @@ def _search(
     data: Data,
     resolved: dict[str, Any],
     spec: catalog.BackboneSpec,
-    weights_dir: Path | None,
+    base: Base,
     work_dir: Path,
     should_stop: Callable[[], str | None],
     device: torch.device,
 ) -> Search:
-    def fresh() -> Backbone:
-        return load_backbone(spec, weights_dir=weights_dir)
-
     return Search(
         resolved=resolved,
         train=data.train,
         validation=data.validation,
         scales=data.scales,
         metric=data.metric,
-        fresh=fresh,
+        fresh=base.fresh,
         source=lambda model: tuned_source(model, resolved, spec),
-        identity={"data": provenance.frame_sha256(data.frame), "backbone": spec.sha256},
+        identity={"data": provenance.frame_sha256(data.frame), "backbone": base.digest},
         state_dir=work_dir,
         reporter=Reporter(lambda progress: None),
         should_stop=should_stop,
@@ -176,7 +173,7 @@ def _trainable(search: Search) -> int | None:
         return None
     (candidate,) = _tried(search.resolved)
     method = methods.create(candidate.method, method_config(candidate.method, candidate.options))
-    return method.num_trainable_parameters(method.prepare(search.fresh())) or None
+    return method.num_trainable_parameters(method.prepare(search.start())) or None
 
 
 def _judged_windows(data: Data) -> int:

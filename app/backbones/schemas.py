@@ -28,7 +28,9 @@ class BackboneObject(ResponseModel):
     licence: str
     non_commercial: bool
     num_parameters: int
-    digest: str = Field(description="sha256 of the weights file: what is served is exactly that.")
+    digest: str | None = Field(
+        description="sha256 of the weights file: what is served is exactly that. Null until a first copy is pinned."
+    )
     repo: str | None
     revision: str | None
     weights_available: bool = Field(description="Whether the weights lie on this machine.")

@@ -42,16 +42,17 @@ def get_backbone(name: str, weights_dir: Path) -> BackboneObject:
     return show(catalog.BACKBONES[name], weights_dir)
 
 
-def weights_available(spec: catalog.BackboneSpec, weights_dir: Path) -> bool:
-    """Whether all files of the backbone lie on this machine."""
+def digest_here(spec: catalog.BackboneSpec, weights_dir: Path) -> str | None:
+    """Of the weights on this machine; None where they are absent or not to be used."""
     try:
-        find_weights(spec, weights_dir=weights_dir)
+        return find_weights(spec, weights_dir=weights_dir).digest
     except WeightsError:
-        return False
-    return True
+        return None
 
 
 def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:
+    here = digest_here(spec, weights_dir)
+    known = None if spec.sha256 is None else f"sha256:{spec.sha256}"
     return BackboneObject(
         id=spec.name,
         object="backbone",
@@ -60,10 +61,10 @@ def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:
         licence=spec.licence,
         non_commercial=spec.non_commercial,
         num_parameters=spec.num_parameters,
-        digest=f"sha256:{spec.sha256}",
+        digest=here or known,
         repo=spec.repo,
         revision=spec.revision,
-        weights_available=weights_available(spec, weights_dir),
+        weights_available=here is not None,
         tasks=list(spec.tasks),
         limits=Limits(
             context_length=spec.context_length,

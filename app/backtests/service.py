@@ -12,7 +12,7 @@ from app.errors import ApiError
 from app.forecasts.levels import UNITS, Levels
 from app.forecasts.limits import check_size
 from app.forecasts.service import ForecastService, notes_on
-from app.registry.directory import Source, SourceKind, Target, catalogue_target, native_quantiles
+from app.registry.directory import Source, SourceKind, Target, native_quantiles, rival_target
 from app.settings import Settings
 from tsfm import catalog
 from tsfm.backtest import Plan, Result, Scored, plan_of
@@ -80,11 +80,9 @@ class BacktestService:
         in_sample = (IN_SAMPLE,) if target.source.kind is SourceKind.TUNED else ()
         timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, frame)))
         tested = [await self._asked(target, plan, request, gone, timing, notes)]
-        for name in dict.fromkeys(options.rivals):
-            if name != target.model:
-                rival = catalogue_target(name)
-                assert rival is not None, "rivals are in the catalogue"
-                tested.append(await self._test(rival, plan, request, (), gone, timing, notes))
+        for name in (one for one in dict.fromkeys(options.rivals) if one != target.model):
+            rival = rival_target(name)
+            tested.append(await self._test(rival, plan, request, (), gone, timing, notes))
         if plan.num_missing:
             notes[f"{plan.num_missing} windows were left out: their series are too short for all of them."] = None
         total = perf_counter() - begun

@@ -221,7 +221,7 @@ class Engine:
             case SourceKind.RIVAL:
                 return Forecaster.rival(source.name, period=source.period, context_length=source.context_length)
             case SourceKind.ZERO_SHOT:
-                return Forecaster.zero_shot(source.name, weights_dir=self._weights_dir)
+                return Forecaster.zero_shot(source.name, digest=source.digest, weights_dir=self._weights_dir)
             case SourceKind.TUNED:
                 return self._open_artifact(source)
 
@@ -243,10 +243,9 @@ class Engine:
 
     def _preload(self, name: str) -> None:
         """Opens a backbone and runs it once, so that the first request finds it warm."""
-        target = catalogue_target(name)
-        if target is None:
-            return
         try:
+            target = catalogue_target(name, weights_dir=self._weights_dir)
+            assert target is not None, "settings know the backbones"
             with self._cache.acquire(target.source.key, partial(self._load, target.source)) as pin:
                 assert isinstance(pin.value, Forecaster), "a backbone has no routes"
                 frame = SeriesFrame(

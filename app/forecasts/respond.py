@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.forecasts.levels import Levels
-from app.registry.directory import Target, catalogue_target
+from app.registry.directory import Target
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.freq import format_timestamps
 
@@ -83,8 +83,7 @@ def _served(target: Target, sent: list[str] | None, num_series: int) -> list[dic
         return [shown] * num_series
     by_source: dict[str, dict[str, Any]] = {}
     for name in set(sent):
-        backbone = catalogue_target(target.source.name if name == "zero_shot" else name)
-        digest = None if backbone is None else backbone.digest
+        digest = target.source.backbone_digest if name == "zero_shot" else None
         by_source[name] = shown if name == "tuned" else {"version": None, "digest": digest, "fallback": name}
     return [by_source[name] for name in sent]
 

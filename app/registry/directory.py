@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
@@ -24,6 +25,7 @@ from app.registry.repository import Registry
 from app.registry.service import meaning_of
 from app.tables import ModelVersion
 from tsfm import calibration, catalog
+from tsfm.backbones.places import find_weights
 
 REFRESH_SECONDS = 0.5
 MAX_AGE_SECONDS = 1.0
@@ -48,6 +50,8 @@ class Source:
     version: int | None = None
     files: Mapping[str, str] | None = None
     """Artifact path → sha256, tuned only."""
+    backbone_digest: str | None = None
+    """Of the weights it was tuned from, tuned versions only."""
     context_length: int | None = None
     """What a rival was judged with; None for the source's own default."""
     period: int | None = None
@@ -59,7 +63,7 @@ class Source:
     def key(self) -> str:
         if self.kind is SourceKind.TUNED and self.digest:
             return self.digest
-        return f"{self.kind.value}:{self.name}:{self.context_length}:{self.period}"
+        return f"{self.kind.value}:{self.name}:{self.digest}:{self.context_length}:{self.period}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +102,18 @@ class Target:
     """What a reader of the forecast should know about what answers."""
 
 
-def catalogue_target(name: str) -> Target | None:
-    """Backbones (zero-shot) and rivals; None for any other name."""
-    source = _zero_shot(name) if name in catalog.BACKBONES else _rival(name) if name in catalog.RIVALS else None
-    if source is None:
+def catalogue_target(name: str, *, weights_dir: Path | None) -> Target | None:
+    """Backbones (zero-shot) and rivals; None for any other name. `WeightsError` where a backbone's are not here."""
+    if name in catalog.RIVALS:
+        return rival_target(name)
+    if name not in catalog.BACKBONES:
         return None
+    source = _zero_shot(name, find_weights(catalog.backbone(name), weights_dir=weights_dir).digest)
     return Target(model=name, version=None, digest=source.digest, source=source, fallback=None)
+
+
+def rival_target(name: str) -> Target:
+    return Target(model=name, version=None, digest=None, source=_rival(name), fallback=None)
 
 
 def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
@@ -136,6 +146,7 @@ def _tuned(version: ModelVersion) -> Source:
         digest=version.digest,
         version=version.version,
         files=version.files,
+        backbone_digest=version.manifest["backbone"]["digest"],
     )
 
 
@@ -171,15 +182,14 @@ def _calibrated(fallback: str, judge: ModelVersion) -> Source:
 def _fallback_source(fallback: str, manifest: Mapping[str, Any]) -> Source:
     """What was not beaten, exactly as it was judged: zero-shot with all the context it can take, whatever the job's."""
     if fallback == "zero_shot":
-        return _zero_shot(manifest["backbone"]["name"])
+        return _zero_shot(manifest["backbone"]["name"], manifest["backbone"]["digest"])
     context_length = int(manifest["context_length"])
     period = manifest["rivals"][fallback]["period"] if fallback == "seasonal_naive" else None
     return replace(_rival(fallback), context_length=context_length, period=period)
 
 
-def _zero_shot(backbone: str) -> Source:
-    spec = catalog.backbone(backbone)
-    return Source(kind=SourceKind.ZERO_SHOT, name=backbone, digest=f"sha256:{spec.sha256}")
+def _zero_shot(backbone: str, digest: str) -> Source:
+    return Source(kind=SourceKind.ZERO_SHOT, name=backbone, digest=digest)
 
 
 def _rival(name: str) -> Source:
@@ -194,15 +204,23 @@ def native_quantiles(source: Source) -> bool:
 class Directory:
     """The cache in front of `find_target`; lives on one event loop. `find(tenant_id, name)` does the query."""
 
-    def __init__(self, find: Callable[[str, str], Target], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        find: Callable[[str, str], Target],
+        *,
+        weights_dir: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._find = find
+        self._weights_dir = weights_dir
         self._clock = clock
         self._entries: dict[tuple[str, str], tuple[float, Target]] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[Target]] = {}
 
     async def target(self, tenant_id: str, name: str) -> Target:
-        """What `name` means for this tenant, at most a second old; 404 when it means nothing."""
-        if (built_in := catalogue_target(name)) is not None:
+        """What `name` means for this tenant, at most a second old; 404 when it means nothing, `WeightsError` when it is
+        a backbone whose weights are not on this machine."""
+        if (built_in := catalogue_target(name, weights_dir=self._weights_dir)) is not None:
             return built_in
         if not 0 < len(name) <= MAX_NAME_CHARS:
             raise NotFound("model", name[:MAX_NAME_CHARS], param="model")

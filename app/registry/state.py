@@ -22,7 +22,7 @@ def registry_state(app: FastAPI) -> RegistryState:
     if state is None:
         services: Services = app.state.services
         state = RegistryState(
-            directory=Directory(partial(find_target, services.engine)),
+            directory=Directory(partial(find_target, services.engine), weights_dir=services.settings.weights_path),
             artifacts=LocalArtifacts(
                 services.store,
                 services.settings.home / "cache" / "artifacts",

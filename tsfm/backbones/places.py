@@ -1,6 +1,16 @@
-"""Where the weights of a backbone lie on this machine. Torch-free: the gateway asks before it takes a job."""
+"""Where the weights of a backbone lie on this machine, and exactly which they are. Torch-free and without hashing: the
+gateway asks before it takes a job, whoever opens the file compares its digest.
 
+`weights_dir/<name>/` holds `model.safetensors`, the published `config.json` where there is one, and a lock,
+`temper.json`, written when the files were fetched or added: it pins their digest, and says where they came from and who
+accepted their licence. Files put there by hand need no lock where the catalogue names their digest and the licence asks
+for no consent.
+"""
+
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tsfm.catalog import BackboneSpec
 from tsfm.errors import WeightsError
@@ -8,19 +18,97 @@ from tsfm.errors import WeightsError
 SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+LOCK = "temper.json"
+LOCK_FORMAT = 1
 
 
-def find_weights(spec: BackboneSpec, *, weights_dir: Path | None) -> Path:
-    """The folder that holds the backbone's files: shipped, or `weights_dir/<name>/`. No hashing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Pretrained weights on this machine."""
 
-    Raises `WeightsError` naming the files to fetch and where to put them.
+    spec: BackboneSpec
+    folder: Path
+    sha256: str
+    """What the weights file must hash to: the catalogue's digest, else the one that the lock pins."""
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+    @property
+    def config(self) -> Path | None:
+        """The published architecture; None where it stands in the class (`Backbone.configs`)."""
+        return self.folder / CONFIG if CONFIG in self.spec.files else None
+
+    @property
+    def digest(self) -> str:
+        """The name of these weights in manifests, answers and caches."""
+        return f"sha256:{self.sha256}"
+
+
+def find_weights(spec: BackboneSpec, *, weights_dir: Path | None) -> Checkpoint:
+    """The backbone's files: shipped, or in `weights_dir/<name>/`.
+
+    Raises `WeightsError`: the files to fetch and where to put them, a digest that nobody has pinned or that is not the
+    catalogue's, a licence that nobody accepted.
     """
-    places = [SHIPPED / spec.name]
-    if weights_dir is not None:
-        places.append(weights_dir / spec.name)
-    for place in places:
-        if all((place / name).is_file() for name in (WEIGHTS, CONFIG)):
-            return place
-    where = f"put {WEIGHTS} and {CONFIG} into {places[-1]}" if weights_dir is not None else "give weights_dir"
+    if spec.sha256 is not None and _has_files(spec, SHIPPED / spec.name):
+        return Checkpoint(spec=spec, folder=SHIPPED / spec.name, sha256=spec.sha256)
+    if weights_dir is None:
+        raise absent(spec, weights_dir)
+    folder = weights_dir / spec.name
+    if not _has_files(spec, folder):
+        raise absent(spec, weights_dir)
+    lock = read_lock(folder)
+    if spec.non_commercial and not lock.get("licence_accepted"):
+        raise WeightsError(
+            f"Nobody has accepted the licence of {spec.name} ({spec.licence}, non-commercial) on this machine: "
+            f"`temper backbones add {spec.name} --path {folder} --accept-license`.",
+            code="license_not_accepted",
+            details={"licence": spec.licence},
+        )
+    pinned = lock.get("sha256", spec.sha256)
+    if pinned is None:
+        raise WeightsError(
+            f"The files of {spec.name} lie in {folder}, but nobody has checked and pinned them: "
+            f"`temper backbones add {spec.name} --path {folder}`."
+        )
+    if spec.sha256 is not None and pinned != spec.sha256:
+        raise WeightsError(
+            f"{folder / LOCK} pins sha256 {pinned}, but the catalogue names {spec.sha256} for {spec.name}: "
+            f"fetch the weights again (`temper backbones pull {spec.name}`).",
+            code="weights_digest_mismatch",
+        )
+    return Checkpoint(spec=spec, folder=folder, sha256=pinned)
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """What the folder's lock says; empty where there is none, `WeightsError` where it cannot be read."""
+    try:
+        found = json.loads((folder / LOCK).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise WeightsError(f"{folder / LOCK} is not JSON: {error}. Add the weights again.") from error
+    if not isinstance(found, dict) or found.get("format") != LOCK_FORMAT:
+        raise WeightsError(f"{folder / LOCK} is not of format {LOCK_FORMAT}, the one this version reads.")
+    return found
+
+
+def absent(spec: BackboneSpec, weights_dir: Path | None) -> WeightsError:
+    """Which files to fetch and where to put them, in a sentence."""
     source = f" (published at {spec.repo}, revision {spec.revision})" if spec.repo else ""
-    raise WeightsError(f"The pretrained weights of {spec.name} are not on this machine{source}: {where}.")
+    said = f"The pretrained weights of {spec.name} are not on this machine{source}: "
+    if weights_dir is None:
+        return WeightsError(f"{said}give weights_dir.")
+    files = " and ".join(spec.files)
+    if spec.pickled:
+        by_hand = f"or fetch {files} and `temper backbones add {spec.name} --path FILE`, which converts it"
+    else:
+        by_hand = f"or put {files} into {weights_dir / spec.name}"
+    return WeightsError(f"{said}`temper backbones pull {spec.name}`, {by_hand}.")
+
+
+def _has_files(spec: BackboneSpec, folder: Path) -> bool:
+    names = (WEIGHTS, CONFIG) if CONFIG in spec.files else (WEIGHTS,)
+    return all((folder / name).is_file() for name in names)

@@ -1,40 +1,89 @@
 """Pretrained weights: found by name, verified by digest, loaded strictly. Only safetensors; nothing is unpickled."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tsfm.artifact import file_sha256
-from tsfm.backbones import build
+from tsfm.backbones import build, implementation
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.places import CONFIG, WEIGHTS, find_weights
+from tsfm.backbones.places import Checkpoint, find_weights
 from tsfm.catalog import BackboneSpec
 from tsfm.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What a job starts from: the same network as often as it is asked for, and which one that is."""
+
+    spec: BackboneSpec
+    digest: str
+    """ "sha256:…", as manifests, adapters and answers name it."""
+    fresh: Callable[[], Backbone]
+    """Another copy, in float32 and eval mode on the CPU."""
+
+
+def pretrained(spec: BackboneSpec, *, weights_dir: Path | None) -> Base:
+    """The published weights; raises what `find_weights` does, and opens nothing yet."""
+    checkpoint = find_weights(spec, weights_dir=weights_dir)
+    return Base(spec=spec, digest=checkpoint.digest, fresh=partial(open_checkpoint, checkpoint))
 
 
 def load_backbone(spec: BackboneSpec, *, weights_dir: Path | None = None) -> Backbone:
     """The pretrained network of `spec` in float32 and eval mode.
 
     Shipped checkpoints come first, then `weights_dir/<name>/`. Raises `WeightsError` naming the missing file, a digest
-    that is not the catalogue's, or tensors that do not fit.
+    that is not the pinned one, or tensors that do not fit.
     """
-    directory = find_weights(spec, weights_dir=weights_dir)
-    weights = directory / WEIGHTS
-    found = file_sha256(weights)
-    if found != spec.sha256:
+    return pretrained(spec, weights_dir=weights_dir).fresh()
+
+
+def open_checkpoint(checkpoint: Checkpoint) -> Backbone:
+    """The network that lies there; `WeightsError` when the file is not the pinned one or does not fit."""
+    _verify(checkpoint)
+    model = build(checkpoint.spec, published_config(checkpoint.spec, checkpoint.config), seed=0)
+    tensors = type(model).published_tensors(load_file(checkpoint.weights))
+    load_tensors(model, tensors, optional=type(model).fresh_parameters)
+    return model.eval()
+
+
+def published_config(spec: BackboneSpec, path: Path | None) -> Mapping[str, Any]:
+    """The architecture as it was published: the file's, or the class's own where none was."""
+    if path is None:
+        return implementation(spec).configs[spec.name]
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise WeightsError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds no JSON object.")
+    return found
+
+
+_verified: dict[Path, tuple[str, tuple[int, ...]]] = {}
+"""Weights files this process has hashed: digest, and what the file looked like then; a run opens its base often."""
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    path = checkpoint.weights.resolve()
+    stat = path.stat()
+    looks = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    known = _verified.get(path)
+    found = known[0] if known is not None and known[1] == looks else file_sha256(path)
+    if found != checkpoint.sha256:
         raise WeightsError(
-            f"{weights} hashes to sha256 {found}, but the catalogue names {spec.sha256} for {spec.name}: "
-            "fetch the file again, nothing else is served under this name.",
+            f"{checkpoint.weights} hashes to sha256 {found}, but {checkpoint.sha256} is the {checkpoint.spec.name} of "
+            "this machine: fetch the file again, nothing else is served under this name.",
             code="weights_digest_mismatch",
         )
-    config = json.loads((directory / CONFIG).read_bytes())
-    model = build(spec, config, seed=0)
-    load_tensors(model, load_file(weights))
-    return model.eval()
+    _verified[path] = (found, looks)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -45,9 +94,12 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in {**parameters, **buffers}.items()}
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copies `tensors` in, cast to the model's dtype; names and shapes must agree exactly (`WeightsError`)."""
-    own = tensors_of(model)
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, optional: frozenset[str] = frozenset()) -> None:
+    """Copies `tensors` in, cast to the model's dtype; names and shapes must agree exactly (`WeightsError`).
+
+    Names in `optional` may be left out: they keep what the model has.
+    """
+    own = {name: t for name, t in tensors_of(model).items() if name in tensors or name not in optional}
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         raise WeightsError(f"The weights do not fit this architecture: missing {missing[:5]}, unexpected {extra[:5]}.")

@@ -21,11 +21,11 @@ from tsfm import catalog, rivals
 from tsfm.adapter_files import open_network
 from tsfm.artifact import Artifact, open_artifact
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import load_backbone
+from tsfm.backbones.weights import pretrained
 from tsfm.calibration import FILE as CALIBRATION_FILE
 from tsfm.calibration import TUNED, Calibration, Spread, from_bytes
 from tsfm.device import default_device
-from tsfm.errors import ConfigError, UnknownName
+from tsfm.errors import ConfigError, UnknownName, WeightsError
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import WindowBatch, tail
@@ -179,10 +179,10 @@ class Forecaster:
         artifact = open_artifact(artifact_dir, digest)
         facts = artifact.manifest
         spec = catalog.backbone(facts["backbone"]["name"])
-        model = open_network(artifact, spec, weights_dir=weights_dir)
+        model = open_network(artifact, spec, lambda: pretrained(spec, weights_dir=weights_dir))
         source = BackboneSource(
             model.to(device or default_device()).eval().requires_grad_(False),
-            block_length=min(int(facts["prediction_length"]), spec.prediction_length),
+            block_length=spec.tuned_length(int(facts["prediction_length"])),
             context_length=int(facts["context_length"]),
             cut_from_block=True,
         )
@@ -202,16 +202,23 @@ class Forecaster:
         cls,
         backbone: str,
         *,
+        digest: str | None = None,
         weights_dir: Path | None = None,
         context_length: int | None = None,
         device: torch.device | None = None,
     ) -> Self:
-        """The pretrained backbone as it is; `context_length` defaults to its limit. `digest` is its weights' own."""
+        """The pretrained backbone as it is; `context_length` defaults to its limit. `WeightsError` where this machine
+        has other weights than those of `digest`, which by default are any that are pinned here."""
         spec = catalog.backbone(backbone)
         context = min(context_length or spec.context_length, spec.context_length)
-        model = load_backbone(spec, weights_dir=weights_dir).to(device or default_device())
+        base = pretrained(spec, weights_dir=weights_dir)
+        if digest not in (None, base.digest):
+            raise WeightsError(
+                f"What was judged are the weights {digest} of {backbone}, but this machine has {base.digest}.",
+                code="weights_digest_mismatch",
+            )
         source = BackboneSource(
-            model.requires_grad_(False),
+            base.fresh().to(device or default_device()).requires_grad_(False),
             block_length=spec.prediction_length,
             context_length=context,
             cut_from_block=False,
@@ -222,7 +229,7 @@ class Forecaster:
             context_length=context,
             prediction_length=None,
             max_prediction_length=spec.max_prediction_length,
-            digest=f"sha256:{spec.sha256}",
+            digest=base.digest,
         )
 
     @classmethod
@@ -255,7 +262,8 @@ class Forecaster:
         `predict(…, calibration=stored_calibrations(artifact).get(name))`.
         """
         if name == "zero_shot":
-            return cls.zero_shot(manifest["backbone"]["name"], weights_dir=weights_dir, device=device)
+            judged = manifest["backbone"]
+            return cls.zero_shot(judged["name"], digest=judged["digest"], weights_dir=weights_dir, device=device)
         season = period or manifest["rivals"]["seasonal_naive"]["period"]
         return cls.rival(name, period=season, context_length=int(manifest["context_length"]))
 

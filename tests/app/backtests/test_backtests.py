@@ -23,7 +23,7 @@ from app.forecasts.levels import parse_levels
 from app.forecasts.parse import ForecastRequest, InlineHistory
 from app.forecasts.respond import Numbers
 from app.forecasts.service import ForecastService
-from app.registry.directory import Target, catalogue_target
+from app.registry.directory import Target, rival_target
 from tests.app.forecasts.conftest import Gateway, gateway, series
 from tests.app.tuned import frame
 from tsfm.backtest import WINDOW_METRICS
@@ -341,9 +341,7 @@ class Counting:
         )
 
     async def read(self, *_: Any) -> tuple[Target, int, SeriesFrame]:
-        target = catalogue_target("naive")
-        assert target is not None
-        return target, 8, frame(5, 100)
+        return rival_target("naive"), 8, frame(5, 100)
 
     async def numbers(self, _: Any, histories: SeriesFrame, prediction_length: int, levels: Sequence[float]) -> Numbers:
         self.seen.append(len(histories))

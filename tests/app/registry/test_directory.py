@@ -109,7 +109,7 @@ def test_backbones_and_rivals_need_no_lookup() -> None:
         assert lookups.asked == []
 
     run(scenario)
-    assert catalogue_target("ft:a") is None
+    assert catalogue_target("ft:a", weights_dir=None) is None
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ class TestFallback:
 def test_what_a_version_is_stands_in_its_own_manifest(engine: Engine, registered: Register, tuned: Tuned) -> None:
     """Versions of one name may stem from different backbones, whatever the first of them was."""
     name = registered().name
-    manifest = {**tuned.result["manifest"], "backbone": {"name": "temper-tiny"}}
+    backbone = {**tuned.result["manifest"]["backbone"], "name": "temper-tiny"}
+    manifest = {**tuned.result["manifest"], "backbone": backbone}
     other = dataclasses.replace(tuned, result={**tuned.result, "manifest": manifest})
     registered(other, register_as=name)
     assert find_target(engine, tenant(engine), name).source.name == "temper-tiny"

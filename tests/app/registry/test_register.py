@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
@@ -49,13 +50,14 @@ class TestRegisterVersion:
         assert rows(engine, JobEvent) == []
 
     def test_zero_shot_serves_in_place_of_a_loser_as_it_was_judged(
-        self, engine: Engine, registered: Register, tuned: Tuned
+        self, engine: Engine, registered: Register, tuned: Tuned, toy_weights: Path, toy_backbone: str
     ) -> None:
         """It was judged with all the context it can take; the job's own shorter one must not reach it."""
         manifest = {**tuned.result["manifest"], "context_length": 16}
         short = dataclasses.replace(tuned, result={**tuned.result, "manifest": manifest})
         lost = registered(short, fallback="zero_shot")
-        served, backbone = find_target(engine, tenant(engine), lost.name).source, catalogue_target("toy")
+        served = find_target(engine, tenant(engine), lost.name).source
+        backbone = catalogue_target("toy", weights_dir=toy_weights)
         assert backbone is not None
         assert dataclasses.replace(served, calibration=None) == backbone.source
         assert served.calibration is not None, "with the quantiles that the job measured for it"

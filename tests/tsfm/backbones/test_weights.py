@@ -43,7 +43,7 @@ def test_another_digest_is_refused(toy_weights: Path) -> None:
 
 def test_missing_weights_say_where_to_put_them(toy_weights: Path, tmp_path: Path) -> None:
     spec = catalog.backbone("toy")
-    assert find_weights(spec, weights_dir=toy_weights) == toy_weights / "toy"
+    assert find_weights(spec, weights_dir=toy_weights).folder == toy_weights / "toy"
     with pytest.raises(WeightsError, match=str(tmp_path / "toy")):
         find_weights(spec, weights_dir=tmp_path)
     with pytest.raises(WeightsError, match="weights_dir"):

@@ -19,8 +19,9 @@ from tests.tsfm.test_train import SETTINGS, WINDOWS, same, stage
 from tsfm import catalog, methods
 from tsfm.adapter_files import HEAD_WEIGHTS, open_network
 from tsfm.artifact import Artifact, open_artifact, write_artifact
+from tsfm.backbones import weights
 from tsfm.backbones.base import Backbone, Batch
-from tsfm.backbones.weights import tensors_of
+from tsfm.backbones.weights import Base, tensors_of
 from tsfm.configs import AdaLoRAConfig, LoRAConfig, LPFullConfig
 from tsfm.errors import ArtifactError, Cancelled, ConfigError, WeightsError
 from tsfm.methods.adalora import AdaLoRA
@@ -53,6 +54,11 @@ def run(the_stage: Stage, **options: Any) -> tuple[Position, dict[str, torch.Ten
     return loop.run(the_stage, **{"model": pretrained(), "validate": measured, **options})
 
 
+def base() -> Base:
+    """What the adapters here were trained on."""
+    return Base(spec=toy.spec("0" * 64), digest="sha256:" + "0" * 64, fresh=pretrained)
+
+
 def created(name: str, **options: Any) -> Method:
     return methods.create(name, catalog.method(name).config(**options))
 
@@ -70,7 +76,7 @@ def written(method: Method, model: Backbone, path: Path) -> Artifact:
     made = method.export(model, spec)
     assert made.kind == "adapter"
     weights = {"kind": made.kind, "backbone_digest": f"sha256:{spec.sha256}", **made.facts}
-    write_artifact(path, made.files, {"weights": weights, "backbone": {"config": CONFIG}}, "")
+    write_artifact(path, made.files, {"weights": weights, "prediction_length": 6, "seed": 0}, "")
     return open_artifact(path)
 
 
@@ -115,25 +121,25 @@ class TestAttach:
         suffix = ".weight" if name == "lora" else ""
         assert names == {f"{module}.{part}.default{suffix}" for module in adapted for part in parts} | whole
 
-    def test_a_random_head_must_be_trained(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_default_trains_a_head_that_no_checkpoint_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        method = LoRA(LoRAConfig())
+        names = {n for n, _ in method.trainable_parameters(method.prepare(pretrained()))}
+        assert (method.head, names & HEAD) == ("lora", set())
         monkeypatch.setattr(Toy, "head_is_random", True)
-        with pytest.raises(ConfigError) as caught:
-            LoRA(LoRAConfig(head="lora")).prepare(pretrained())
-        assert caught.value.param == "method.head"
-        LoRA(LoRAConfig(head="train")).prepare(pretrained())
+        names = {n for n, _ in method.trainable_parameters(method.prepare(pretrained()))}
+        assert (method.head, names & HEAD) == ("train", HEAD)
 
 
 @pytest.mark.parametrize("options", [{}, {"head": "train"}], ids=["adapted head", "trained head"])
 @pytest.mark.parametrize("name", ["lora", "adalora"])
 def test_we_and_stock_peft_open_the_folder_and_forecast_what_was_trained(
-    tmp_path: Path, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
     method, model = trained(name, tmp_path, **options)
     expected = model.predict(batch().context, 6)
     assert not torch.allclose(expected.point, pretrained().eval().predict(batch().context, 6).point, atol=1e-3)
     artifact = written(method, model, tmp_path / "a")
-    monkeypatch.setattr("tsfm.adapter_files.load_backbone", lambda spec, *, weights_dir: pretrained())
-    ours = open_network(artifact, toy.spec("0" * 64), weights_dir=None).eval()
+    ours = open_network(artifact, toy.spec("0" * 64), base).eval()
     torch.testing.assert_close(ours.predict(batch().context, 6).quantiles, expected.quantiles, rtol=1e-5, atol=1e-5)
     assert ours.again.weight is not ours.body[3].weight, (
         "the tied layer was not adapted and keeps the pretrained tensor"
@@ -141,12 +147,12 @@ def test_we_and_stock_peft_open_the_folder_and_forecast_what_was_trained(
     assert torch.equal(ours.again.weight, pretrained().again.weight)
     assert set(dict(ours.named_modules())) == set(dict(pretrained().named_modules()))
 
-    base = pretrained()
+    plain = pretrained()
     if (artifact.path / HEAD_WEIGHTS).is_file():
-        base.load_state_dict(load_file(artifact.path / HEAD_WEIGHTS), strict=False)
+        plain.load_state_dict(load_file(artifact.path / HEAD_WEIGHTS), strict=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        theirs = PeftModel.from_pretrained(base, str(artifact.path)).eval()
+        theirs = PeftModel.from_pretrained(plain, str(artifact.path)).eval()
     torch.testing.assert_close(theirs.predict(batch().context, 6).quantiles, expected.quantiles, rtol=1e-5, atol=1e-5)
     stored = load_file(artifact.path / "adapter_model.safetensors")
     counted = sum(t.numel() for t in stored.values())
@@ -161,17 +167,15 @@ class TestOpening:
         method = LoRA(LoRAConfig())
         return written(method, method.prepare(pretrained()), tmp_path / "a")
 
-    def open(self, artifact: Artifact, weights_dir: Path) -> Backbone:
-        return open_network(open_artifact(artifact.path), toy.spec("0" * 64), weights_dir=weights_dir)
-
     def test_missing_base_weights_are_said(self, artifact: Artifact, tmp_path: Path) -> None:
+        spec = toy.spec("0" * 64)
         with pytest.raises(WeightsError, match=r"toy.*not on this machine"):
-            self.open(artifact, tmp_path)
+            open_network(artifact, spec, lambda: weights.pretrained(spec, weights_dir=tmp_path))
 
-    def test_other_base_weights_are_refused(self, artifact: Artifact, tmp_path: Path) -> None:
-        toy_spec = toy.spec("1" * 64)
+    def test_other_base_weights_are_refused(self, artifact: Artifact) -> None:
+        other = dataclasses.replace(base(), digest="sha256:" + "1" * 64)
         with pytest.raises(WeightsError, match="trained on the weights") as caught:
-            open_network(artifact, toy_spec, weights_dir=tmp_path)
+            open_network(artifact, other.spec, lambda: other)
         assert caught.value.code == "weights_digest_mismatch"
 
     @pytest.mark.parametrize(
@@ -183,15 +187,14 @@ class TestOpening:
         ],
     )
     def test_what_does_not_fit_is_refused(
-        self, artifact: Artifact, change: dict[str, tuple[int, int]], message: str, monkeypatch: pytest.MonkeyPatch
+        self, artifact: Artifact, change: dict[str, tuple[int, int]], message: str
     ) -> None:
-        monkeypatch.setattr("tsfm.adapter_files.load_backbone", lambda spec, *, weights_dir: pretrained())
         path = artifact.path / "adapter_model.safetensors"
         tensors = load_file(path)
         tensors |= {f"base_model.model.{name}.weight": torch.zeros(*shape) for name, shape in change.items()}
         path.write_bytes(save(tensors))
         with pytest.raises(ArtifactError, match=message):
-            self.open(artifact, artifact.path)
+            open_network(open_artifact(artifact.path), toy.spec("0" * 64), base)
 
     def test_the_config_names_exactly_the_modules_held(self, artifact: Artifact) -> None:
         config = json.loads((artifact.path / "adapter_config.json").read_bytes())

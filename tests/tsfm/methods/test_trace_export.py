@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests import toy
 from tests.tsfm.backbones.test_ttm import rows, small
-from tests.tsfm.methods.test_adapters import batch, pretrained, written
+from tests.tsfm.methods.test_adapters import base, batch, pretrained, written
 from tests.tsfm.methods.test_trace import Bound, trained
 from tests.tsfm.test_finetune import altered, run
 from tsfm import catalog
@@ -41,7 +41,7 @@ PUBLISHED = {
 """The sizes of ttm-r2, for counting."""
 
 
-def test_we_and_stock_peft_open_the_survivors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_we_and_stock_peft_open_the_survivors_alone(tmp_path: Path) -> None:
     method = Bound(TraceConfig(keep_ratio=0.67))
     model, _ = trained(tmp_path, method)
     expected = model.predict(batch().context, 6).quantiles
@@ -53,8 +53,7 @@ def test_we_and_stock_peft_open_the_survivors_alone(tmp_path: Path, monkeypatch:
     assert sum(t.numel() for t in stored.values()) == method.num_trainable_parameters(model)
     assert any(abs(gate - 1) > 1e-4 for _, gate in method.gates.survivors()), "the gates have moved"
 
-    monkeypatch.setattr("tsfm.adapter_files.load_backbone", lambda spec, *, weights_dir: pretrained())
-    ours = open_network(artifact, toy.spec("0" * 64), weights_dir=None).eval()
+    ours = open_network(artifact, toy.spec("0" * 64), base).eval()
     torch.testing.assert_close(ours.predict(batch().context, 6).quantiles, expected, rtol=1e-5, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
