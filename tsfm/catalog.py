@@ -32,6 +32,12 @@ def learning_rate(method_spec: MethodSpec, backbone_spec: BackboneSpec) -> float
     return rates.get(backbone_spec.family, rates["*"])
 
 
+SFF_RATE = 3e-5
+"""What SFF's authors trained Timer, MOMENT and TimesFM with: probe, full, scratch and SFF alike (papers.md §2.4)."""
+
+UNITS_RATE = 1e-4
+"""Of the UniTS authors' fine-tuning on new data (scripts/few_shot_newdata of their repository)."""
+
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in (
@@ -48,7 +54,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="linear_probe:LinearProbe",
             config=configs.LinearProbeConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 1e-4},
+            learning_rate={"*": 1e-3, "ttm": 1e-4, "timer": SFF_RATE},
         ),
         MethodSpec(
             name="lora",
@@ -70,7 +76,7 @@ METHODS: dict[str, MethodSpec] = {
             summary="First the forecasting head alone, then every parameter.",
             implementation="lp_full:LPFull",
             config=configs.LPFullConfig,
-            learning_rate={"*": 3e-4},
+            learning_rate={"*": 3e-4, "timer": SFF_RATE, "units": UNITS_RATE},
         ),
         MethodSpec(
             name="full",
@@ -78,14 +84,14 @@ METHODS: dict[str, MethodSpec] = {
             implementation="full:Full",
             config=configs.FullConfig,
             auto={},
-            learning_rate={"*": 3e-4, "ttm": 1e-4},
+            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "units": UNITS_RATE},
         ),
         MethodSpec(
             name="scratch",
             summary="Every parameter is trained, starting from the random twin: what the data alone can teach.",
             implementation="full:Scratch",
             config=configs.ScratchConfig,
-            learning_rate={"*": 1e-3},
+            learning_rate={"*": 1e-3, "timer": SFF_RATE},
         ),
         MethodSpec(
             name="sff",
@@ -93,7 +99,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="sff:SFF",
             config=configs.SFFConfig,
             auto={"alpha": (0.9, 0.95, 0.7)},
-            learning_rate={"*": 3e-4, "ttm": 1e-4},
+            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "units": UNITS_RATE},
         ),
         MethodSpec(
             name="trace",

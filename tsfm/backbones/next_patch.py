@@ -1,0 +1,141 @@
+"""Decoders in which every token says the next patch: what the two published layouts of Timer share.
+
+A window is cut into patches from its end, normalised by what is seen of it, and each token forecasts the patch after
+its own. Neither network has a mask for missing points: leading ones become tokens that nobody looks at (an oldest patch
+that is not full is dropped, unless nothing is left without it), and gaps inside are bridged by a line.
+
+Shapes: B windows, T context steps, H target steps, N patches of p steps, M patches of target. NaN means missing.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.backbones.layers import fill_gaps, pad_left
+from tsfm.errors import ConfigError
+
+LossTokens = Literal["every", "target"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patches:
+    """Windows as such a network sees them."""
+
+    values: Tensor
+    """[B, N, p] normalised and without gaps."""
+    padding: Tensor
+    """[B, N] bool: leading tokens that stand before the window; never the last one."""
+    seen: Tensor
+    """[B, N, p] bool: points that were observed, outside of padding."""
+    location: Tensor
+    """[B, 1]"""
+    scale: Tensor
+    """[B, 1]"""
+
+
+class NextPatch(Backbone):
+    """See the module's text. A subclass says how windows are normalised and what its tokens answer."""
+
+    patch_length: int
+    context_length: int
+    loss_tokens: LossTokens
+    """Whose error is trained: every token's, as both were pretrained, or only theirs that say the target."""
+
+    @abstractmethod
+    def location_and_scale(self, known: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Two [B, 1] of `known` [B, T], which is 0 where `visible` is False; finite, and the scale above zero."""
+
+    @abstractmethod
+    def tokens(self, patches: Tensor, padding: Tensor) -> Tensor:
+        """Normalised patches [B, N, p] → what each token says of the patch after it [B, N, p], float32."""
+
+    def predict(self, context: Tensor, prediction_length: int) -> Prediction:
+        """The mean of the next steps; beyond one patch it joins the window, and that is normalised anew as a whole.
+
+        Only the last `context_length` steps of `context` [B, T] are used.
+        """
+        if prediction_length < 1:
+            raise ConfigError("prediction_length must be at least 1.", param="prediction_length")
+        blocks: list[Tensor] = []
+        missing = prediction_length
+        while missing > 0:
+            patches = self.patches(context)
+            said = self.tokens(patches.values, patches.padding)[:, -1]
+            block = (said * patches.scale + patches.location)[:, :missing]
+            blocks.append(block)
+            context = torch.cat([context, block], dim=1)
+            missing -= block.shape[1]
+        return Prediction(point=torch.cat(blocks, dim=1), point_kind="mean", quantiles=None, levels=())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Squared error of the tokens' next patches against what was observed, in the units of the context.
+
+        Below one patch only the target's H steps count (evaluation.md §5). A longer target is read token by token with
+        the true values before it (teacher forcing), normalised by the context throughout. Each window's own mean counts
+        by its observed targets, so that a window without any counts nothing at all, its context neither.
+        """
+        patches = self.patches(batch.context)
+        horizon, p = batch.target.shape[1], self.patch_length
+        target = F.pad(batch.target, (0, -horizon % p), value=math.nan)
+        inputs = torch.cat([patches.values, self._given(target, patches)], dim=1)
+        padding = F.pad(patches.padding, (0, inputs.shape[1] - patches.padding.shape[1]))
+        said = self.tokens(inputs, padding) * patches.scale[..., None] + patches.location[..., None]
+
+        past = patches.values * patches.scale[..., None] + patches.location[..., None]
+        past = torch.where(patches.seen, past, math.nan)
+        after = torch.cat([past[:, 1:], self._cut(target)], dim=1)
+        counted = ~after.isnan() & ~padding[..., None]
+        if self.loss_tokens == "target" or horizon < p:
+            last = past.shape[1] - 1
+            counted = counted & (torch.arange(inputs.shape[1], device=counted.device) >= last)[:, None]
+        error = torch.where(counted, after.nan_to_num() - said, 0.0).square().sum((1, 2))
+        mean = error / counted.sum((1, 2)).clamp(min=1)
+        weight = (~batch.target.isnan()).sum(1)
+        return (mean * weight).sum() / weight.sum().clamp(min=1)
+
+    def normalised(self, context: Tensor, values: Tensor) -> Tensor:
+        """By the location and scale of the context's seen points."""
+        patches = self.patches(context)
+        return (values - patches.location) / patches.scale
+
+    def patches(self, context: Tensor) -> Patches:
+        """`context` [B, T], at most its last `context_length` steps, as the network sees it."""
+        p = self.patch_length
+        x = pad_left(context[:, -self.context_length :], p)
+        observed = ~x.isnan()
+        padding = observed.cumsum(1)[:, ::p] == 0
+        padding[:, -1] = False
+        kept = observed & ~padding.repeat_interleave(p, dim=1)
+        visible = torch.where(kept.any(1, keepdim=True), kept, observed)
+        location, scale = self.location_and_scale(torch.where(visible, x, 0.0), visible)
+        values = (fill_gaps(x) - location) / scale
+        return Patches(
+            values=self._cut(values),
+            padding=padding,
+            seen=self._cut(kept),
+            location=location,
+            scale=scale,
+        )
+
+    def _given(self, target: Tensor, patches: Patches) -> Tensor:
+        """All patches of `target` [B, M * p] but the last, as inputs [B, M - 1, p]."""
+        known = fill_gaps(target[:, : -self.patch_length]) if target.shape[1] > self.patch_length else target[:, :0]
+        return self._cut((known - patches.location) / patches.scale)
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """[B, N * p] → [B, N, p]."""
+        return x.reshape(len(x), x.shape[1] // self.patch_length, self.patch_length)
+
+
+def moments(known: Tensor, visible: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B, 1] of the visible points of `known` [B, T], which is 0 where nothing is visible."""
+    count = visible.sum(1, keepdim=True)
+    mean = known.sum(1, keepdim=True) / count.clamp(min=1)
+    variance = ((known - mean) * visible).square().sum(1, keepdim=True) / (count - correction).clamp(min=1)
+    return mean, variance
