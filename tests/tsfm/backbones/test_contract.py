@@ -58,7 +58,7 @@ class TestConstruction:
         first, again, other = (dict(case.fresh(seed).named_parameters()) for seed in (3, 3, 4))
         assert torch.equal(before, torch.get_rng_state())
         assert all(torch.equal(first[name], again[name]) for name in first)
-        targets = [name for name, p in first.items() if p.ndim >= 2 and name not in case.cls.unused_parameters]
+        targets = [name for name, p in first.items() if p.ndim >= 2 and name not in case.model.unused_parameters]
         same = [name for name in targets if torch.equal(first[name], other[name])]
         assert len(same) <= 0.1 * len(targets), f"the same in every random network: {same}"
 
@@ -67,7 +67,7 @@ class TestConstruction:
         names = [
             name
             for name, p in case.fresh().named_parameters()
-            if p.ndim >= 2 and name not in case.cls.unused_parameters and not p.any()
+            if p.ndim >= 2 and name not in case.model.unused_parameters and not p.any()
         ]
         assert not names
 
@@ -94,7 +94,7 @@ class TestConstruction:
 
     def test_names_that_the_class_states_are_the_network_s(self, case: Case) -> None:
         names = {name for name, _ in case.model.named_parameters()}
-        assert case.cls.unused_parameters <= names
+        assert case.model.unused_parameters <= names
         assert case.cls.fresh_parameters <= names
         assert case.model.head_parameter_names()
         assert case.model.head_parameter_names() <= names

@@ -53,11 +53,11 @@ def moved(method: Method, model: Backbone, batch: Batch, *, steps: int = STEPS) 
 
 
 def trained_by_full(case: Case) -> set[str]:
-    return {name for name, _ in case.model.named_parameters()} - case.cls.unused_parameters
+    return {name for name, _ in case.model.named_parameters()} - case.model.unused_parameters
 
 
 def trained_by_probe(case: Case) -> set[str]:
-    return set(case.model.head_parameter_names() - case.cls.unused_parameters)
+    return set(case.model.head_parameter_names() - case.model.unused_parameters)
 
 
 def adapter_head(case: Case) -> dict[str, str]:
@@ -81,7 +81,7 @@ class TestTargets:
         assert found
         assert all(isinstance(case.model.get_submodule(name), nn.Linear) for name in found)
         assert not set(found) & set(head_targets(case.model))
-        assert not {f"{name}.weight" for name in found} & case.cls.unused_parameters
+        assert not {f"{name}.weight" for name in found} & case.model.unused_parameters
 
     def test_a_pair_of_the_catalogue_is_supported_or_says_why_not(self, case: Case) -> None:
         assert set(case.spec.methods) | set(case.spec.unsupported_methods) == set(catalog.METHODS)
@@ -160,7 +160,7 @@ class TestWhatMoves:
 @every_network
 class TestBlend:
     def test_alpha_one_is_the_pretrained_network_and_zero_the_random_one_bit_for_bit(self, case: Case) -> None:
-        twin, kept = values(twin_of(case.model, seed=9)), case.cls.unused_parameters | case.cls.fresh_parameters
+        twin, kept = values(twin_of(case.model, seed=9)), case.model.unused_parameters | case.cls.fresh_parameters
         own = values(case.model)
         one = values(smooth(case.fresh(), alpha=1.0, twin_seed=9))
         none = values(smooth(case.fresh(), alpha=0.0, twin_seed=9))
@@ -169,7 +169,7 @@ class TestBlend:
             assert torch.equal(none[name], tensor if name in kept else twin[name]), name
 
     def test_every_used_tensor_is_blended_once_and_buffers_stay(self, case: Case) -> None:
-        twin, kept = values(twin_of(case.model, seed=9)), case.cls.unused_parameters | case.cls.fresh_parameters
+        twin, kept = values(twin_of(case.model, seed=9)), case.model.unused_parameters | case.cls.fresh_parameters
         own, mixed = values(case.model), smooth(case.fresh(), alpha=0.75, twin_seed=9)
         for name, tensor in values(mixed).items():
             expected = own[name] if name in kept else 0.75 * own[name] + 0.25 * twin[name]
