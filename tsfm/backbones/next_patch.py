@@ -66,8 +66,7 @@ class NextPatch(Backbone):
         missing = prediction_length
         while missing > 0:
             patches = self.patches(context)
-            said = self.tokens(patches.values, patches.padding)[:, -1]
-            block = (said * patches.scale + patches.location)[:, :missing]
+            block = self.after_each(patches.values, patches)[:, -1, :missing]
             blocks.append(block)
             context = torch.cat([context, block], dim=1)
             missing -= block.shape[1]
@@ -85,10 +84,8 @@ class NextPatch(Backbone):
         target = F.pad(batch.target, (0, -horizon % p), value=math.nan)
         inputs = torch.cat([patches.values, self._given(target, patches)], dim=1)
         padding = F.pad(patches.padding, (0, inputs.shape[1] - patches.padding.shape[1]))
-        said = self.tokens(inputs, padding) * patches.scale[..., None] + patches.location[..., None]
-
-        past = patches.values * patches.scale[..., None] + patches.location[..., None]
-        past = torch.where(patches.seen, past, math.nan)
+        said = in_units(self.tokens(inputs, padding), patches)
+        past = torch.where(patches.seen, in_units(patches.values, patches), math.nan)
         after = torch.cat([past[:, 1:], self._cut(target)], dim=1)
         counted = ~after.isnan() & ~padding[..., None]
         if self.loss_tokens == "target" or horizon < p:
@@ -123,6 +120,11 @@ class NextPatch(Backbone):
             scale=scale,
         )
 
+    def after_each(self, values: Tensor, patches: Patches) -> Tensor:
+        """[B, N, p] what each token says of the patch after it, in the units of the context, where the network is shown
+        `values` [B, N, p] in the place of those of `patches`."""
+        return in_units(self.tokens(values, patches.padding), patches)
+
     def _given(self, target: Tensor, patches: Patches) -> Tensor:
         """All patches of `target` [B, M * p] but the last, as inputs [B, M - 1, p]."""
         known = fill_gaps(target[:, : -self.patch_length]) if target.shape[1] > self.patch_length else target[:, :0]
@@ -131,6 +133,11 @@ class NextPatch(Backbone):
     def _cut(self, x: Tensor) -> Tensor:
         """[B, N * p] → [B, N, p]."""
         return x.reshape(len(x), x.shape[1] // self.patch_length, self.patch_length)
+
+
+def in_units(values: Tensor, patches: Patches) -> Tensor:
+    """Normalised `values` [B, N, p] in the units of the context."""
+    return values * patches.scale[..., None] + patches.location[..., None]
 
 
 def moments(known: Tensor, visible: Tensor, *, correction: int) -> tuple[Tensor, Tensor]:

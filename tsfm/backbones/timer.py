@@ -28,6 +28,7 @@ INITIAL_DEVIATION = 0.02
 """Of every linear's weight; biases start at 0."""
 
 LONGEST_CONTEXT = 2_880
+REQUIRED = ("input_token_len", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 _FIXED: dict[str, Any] = {"hidden_act": "silu"}
 """Switches of the published config.json that change the computation, and their only published value."""
@@ -55,6 +56,9 @@ class TimerConfig:
         for name, value in _FIXED.items():
             if config.get(name, value) != value:
                 raise ConfigError(f"Timer checkpoints with {name}={config[name]!r} are not supported.")
+        absent = [name for name in REQUIRED if name not in config]
+        if absent:
+            raise ConfigError(f"A config of Timer names {', '.join(absent)}.")
         patch = config["input_token_len"]
         config = {"context_length": LONGEST_CONTEXT // patch * patch, **config}
         parsed = cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
