@@ -33,10 +33,14 @@ def learning_rate(method_spec: MethodSpec, backbone_spec: BackboneSpec) -> float
 
 
 SFF_RATE = 3e-5
-"""What SFF's authors trained Timer, MOMENT and TimesFM with: probe, full, scratch and SFF alike (papers.md §2.4)."""
+"""What SFF's authors trained Timer, MOMENT and TimesFM with: probe, full, scratch and SFF alike (papers.md §2.4).
+For MOIRAI it is inferred there; others tuned that one with less (5e-6, arXiv 2506.14087)."""
 
 UNITS_RATE = 1e-4
 """Of the UniTS authors' fine-tuning on new data (scripts/few_shot_newdata of their repository)."""
+
+MOMENT_RATE = 1e-4
+"""Of MOMENT's authors for their probe on ETTh1, and the reading of TRACE's unknown rate (papers.md §1.8, §1.10)."""
 
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
@@ -54,7 +58,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="linear_probe:LinearProbe",
             config=configs.LinearProbeConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 1e-4, "timer": SFF_RATE},
+            learning_rate={"*": 1e-3, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "moment": MOMENT_RATE},
         ),
         MethodSpec(
             name="lora",
@@ -62,21 +66,21 @@ METHODS: dict[str, MethodSpec] = {
             implementation="lora:LoRA",
             config=configs.LoRAConfig,
             auto={},
-            learning_rate={"*": 1e-3},
+            learning_rate={"*": 1e-3, "moment": MOMENT_RATE},
         ),
         MethodSpec(
             name="adalora",
             summary="Low-rank adapters whose ranks are shared out among the modules by importance while they train.",
             implementation="adalora:AdaLoRA",
             config=configs.AdaLoRAConfig,
-            learning_rate={"tiny": 3e-3, "*": 1e-2},
+            learning_rate={"tiny": 3e-3, "*": 1e-2, "moment": 10 * MOMENT_RATE},
         ),
         MethodSpec(
             name="lp_full",
             summary="First the forecasting head alone, then every parameter.",
             implementation="lp_full:LPFull",
             config=configs.LPFullConfig,
-            learning_rate={"*": 3e-4, "timer": SFF_RATE, "units": UNITS_RATE},
+            learning_rate={"*": 3e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
         ),
         MethodSpec(
             name="full",
@@ -84,14 +88,14 @@ METHODS: dict[str, MethodSpec] = {
             implementation="full:Full",
             config=configs.FullConfig,
             auto={},
-            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "units": UNITS_RATE},
+            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
         ),
         MethodSpec(
             name="scratch",
             summary="Every parameter is trained, starting from the random twin: what the data alone can teach.",
             implementation="full:Scratch",
             config=configs.ScratchConfig,
-            learning_rate={"*": 1e-3, "timer": SFF_RATE},
+            learning_rate={"*": 1e-3, "timer": SFF_RATE, "moment": SFF_RATE},
         ),
         MethodSpec(
             name="sff",
@@ -99,7 +103,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="sff:SFF",
             config=configs.SFFConfig,
             auto={"alpha": (0.9, 0.95, 0.7)},
-            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "units": UNITS_RATE},
+            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
         ),
         MethodSpec(
             name="trace",
@@ -107,7 +111,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="trace:Trace",
             config=configs.TraceConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 6e-4},
+            learning_rate={"*": 1e-3, "ttm": 6e-4, "moment": MOMENT_RATE},
         ),
         MethodSpec(
             name=AUTO,
