@@ -36,7 +36,7 @@ class Case:
     def native(self) -> int:
         """Steps of one pass; of a random head the steps it is drawn for."""
         limit = self.spec.prediction_length
-        return min(limit, LONGEST_HEAD) if self.cls.head_is_random else limit
+        return min(limit, LONGEST_HEAD) if self.spec.random_head else limit
 
     @property
     def beyond(self) -> int:

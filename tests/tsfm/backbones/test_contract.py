@@ -88,14 +88,17 @@ class TestConstruction:
             answers(other, case.rows(), case.short), said := answers(case.model, case.rows(), case.short)
         )
         load_tensors(other, stored)
-        assert torch.equal(answers(other, case.rows(), case.short), said)
+        own = tensors_of(case.model)
+        assert all(torch.equal(t, own[name]) for name, t in tensors_of(other).items())
+        # Not to the bit: BLAS rounds by where in memory a matrix begins.
+        torch.testing.assert_close(answers(other, case.rows(), case.short), said, rtol=1e-6, atol=2e-6)
         with pytest.raises(WeightsError, match="missing"):
             load_tensors(other, dict(list(stored.items())[1:]))
 
     def test_names_that_the_class_states_are_the_network_s(self, case: Case) -> None:
         names = {name for name, _ in case.model.named_parameters()}
         assert case.model.unused_parameters <= names
-        assert case.cls.fresh_parameters <= names
+        assert case.model.fresh_parameters <= names
         assert case.model.head_parameter_names()
         assert case.model.head_parameter_names() <= names
         if case.spec.replaceable_head:
