@@ -58,6 +58,13 @@ class Dropout(nn.Module):
         return x * keep.mul_(1 / (1 - self.p))
 
 
+class RMSNorm(nn.RMSNorm):
+    """In float32 whatever comes in: under autocast that is bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 def rotary(positions: Tensor, width: int, *, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """(cos, sin), each [..., N, width / 2], of integer `positions` [..., N]: the angles of rotary embeddings."""
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)

@@ -72,13 +72,9 @@ def body_targets(backbone: Backbone) -> list[str]:
 
 
 def head_targets(backbone: Backbone) -> list[str]:
-    """Full names of the linears of the head."""
-    prefix = backbone.head_name
-    return [
-        name
-        for name, m in backbone.named_modules()
-        if isinstance(m, nn.Linear) and (name == prefix or name.startswith(prefix + "."))
-    ]
+    """Full names of the linears of the head, or heads."""
+    parameters = backbone.head_parameter_names()
+    return [name for name, m in backbone.named_modules() if isinstance(m, nn.Linear) and f"{name}.weight" in parameters]
 
 
 def head_mode(backbone: Backbone, asked: str) -> str:
