@@ -42,6 +42,9 @@ UNITS_RATE = 1e-4
 MOMENT_RATE = 1e-4
 """Of MOMENT's authors for their probe on ETTh1, and the reading of TRACE's unknown rate (papers.md §1.8, §1.10)."""
 
+TIMESFM_RATE = 1e-4
+"""Of Google's LoRA example for TimesFM 2.5 (timesfm-forecasting/examples/finetuning in their repository)."""
+
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in (
@@ -58,7 +61,14 @@ METHODS: dict[str, MethodSpec] = {
             implementation="linear_probe:LinearProbe",
             config=configs.LinearProbeConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "moment": MOMENT_RATE},
+            learning_rate={
+                "*": 1e-3,
+                "ttm": 1e-4,
+                "timer": SFF_RATE,
+                "moirai": SFF_RATE,
+                "moment": MOMENT_RATE,
+                "timesfm": SFF_RATE,
+            },
         ),
         MethodSpec(
             name="lora",
@@ -66,21 +76,28 @@ METHODS: dict[str, MethodSpec] = {
             implementation="lora:LoRA",
             config=configs.LoRAConfig,
             auto={},
-            learning_rate={"*": 1e-3, "moment": MOMENT_RATE},
+            learning_rate={"*": 1e-3, "moment": MOMENT_RATE, "timesfm": TIMESFM_RATE},
         ),
         MethodSpec(
             name="adalora",
             summary="Low-rank adapters whose ranks are shared out among the modules by importance while they train.",
             implementation="adalora:AdaLoRA",
             config=configs.AdaLoRAConfig,
-            learning_rate={"tiny": 3e-3, "*": 1e-2, "moment": 10 * MOMENT_RATE},
+            learning_rate={"tiny": 3e-3, "*": 1e-2, "moment": 10 * MOMENT_RATE, "timesfm": 10 * TIMESFM_RATE},
         ),
         MethodSpec(
             name="lp_full",
             summary="First the forecasting head alone, then every parameter.",
             implementation="lp_full:LPFull",
             config=configs.LPFullConfig,
-            learning_rate={"*": 3e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
+            learning_rate={
+                "*": 3e-4,
+                "timer": SFF_RATE,
+                "moirai": SFF_RATE,
+                "units": UNITS_RATE,
+                "moment": SFF_RATE,
+                "timesfm": SFF_RATE,
+            },
         ),
         MethodSpec(
             name="full",
@@ -88,14 +105,22 @@ METHODS: dict[str, MethodSpec] = {
             implementation="full:Full",
             config=configs.FullConfig,
             auto={},
-            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
+            learning_rate={
+                "*": 3e-4,
+                "ttm": 1e-4,
+                "timer": SFF_RATE,
+                "moirai": SFF_RATE,
+                "units": UNITS_RATE,
+                "moment": SFF_RATE,
+                "timesfm": SFF_RATE,
+            },
         ),
         MethodSpec(
             name="scratch",
             summary="Every parameter is trained, starting from the random twin: what the data alone can teach.",
             implementation="full:Scratch",
             config=configs.ScratchConfig,
-            learning_rate={"*": 1e-3, "timer": SFF_RATE, "moment": SFF_RATE},
+            learning_rate={"*": 1e-3, "timer": SFF_RATE, "moment": SFF_RATE, "timesfm": SFF_RATE},
         ),
         MethodSpec(
             name="sff",
@@ -103,7 +128,15 @@ METHODS: dict[str, MethodSpec] = {
             implementation="sff:SFF",
             config=configs.SFFConfig,
             auto={"alpha": (0.9, 0.95, 0.7)},
-            learning_rate={"*": 3e-4, "ttm": 1e-4, "timer": SFF_RATE, "moirai": SFF_RATE, "units": UNITS_RATE, "moment": SFF_RATE},
+            learning_rate={
+                "*": 3e-4,
+                "ttm": 1e-4,
+                "timer": SFF_RATE,
+                "moirai": SFF_RATE,
+                "units": UNITS_RATE,
+                "moment": SFF_RATE,
+                "timesfm": SFF_RATE,
+            },
         ),
         MethodSpec(
             name="trace",
@@ -111,7 +144,7 @@ METHODS: dict[str, MethodSpec] = {
             implementation="trace:Trace",
             config=configs.TraceConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 6e-4, "moment": MOMENT_RATE},
+            learning_rate={"*": 1e-3, "ttm": 6e-4, "moment": MOMENT_RATE, "timesfm": TIMESFM_RATE},
         ),
         MethodSpec(
             name=AUTO,
