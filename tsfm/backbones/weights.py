@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,6 +29,8 @@ class Base:
     """ "sha256:…", as manifests, adapters and answers name it."""
     fresh: Callable[[], Backbone]
     """Another copy, in float32 and eval mode on the CPU."""
+    is_pretrained: bool = True
+    """False of random weights: they are never served as they are."""
 
 
 def pretrained(spec: BackboneSpec, *, weights_dir: Path | None) -> Base:
@@ -67,6 +70,29 @@ def published_config(spec: BackboneSpec, path: Path | None) -> Mapping[str, Any]
     return found
 
 
+def check_published(spec: BackboneSpec, weights: Path, config: Path | None) -> None:
+    """Whether a published file fits the architecture, by the names and shapes in its header: `WeightsError` if not.
+
+    Nothing of its size is allocated, so that a network of any size is checked on any machine.
+    """
+    try:
+        with safe_open(weights, framework="pt") as file:
+            held = {name: _on_meta(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise WeightsError(f"{weights} is no safetensors file: {error}.") from error
+    with torch.device("meta"):
+        model = build(spec, published_config(spec, config), seed=0)
+    _check_fit(tensors_of(model), type(model).published_tensors(held), optional=type(model).fresh_parameters)
+
+
+def _on_meta(part: Any) -> Tensor:
+    dtype = _DTYPES.get(part.get_dtype(), torch.float32)
+    return torch.empty(part.get_shape(), dtype=dtype, device="meta")
+
+
+_DTYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool}
+
+
 _verified: dict[Path, tuple[str, tuple[int, ...]]] = {}
 """Weights files this process has hashed: digest, and what the file looked like then; a run opens its base often."""
 
@@ -99,13 +125,21 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, optional: f
 
     Names in `optional` may be left out: they keep what the model has.
     """
-    own = {name: t for name, t in tensors_of(model).items() if name in tensors or name not in optional}
+    own = _check_fit(tensors_of(model), tensors, optional=optional)
+    with torch.no_grad():
+        for name, t in own.items():
+            t.copy_(tensors[name])
+
+
+def _check_fit(
+    every: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, optional: frozenset[str]
+) -> dict[str, Tensor]:
+    """Those of `every` that `tensors` fill; `WeightsError` where names or shapes differ."""
+    own = {name: t for name, t in every.items() if name in tensors or name not in optional}
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         raise WeightsError(f"The weights do not fit this architecture: missing {missing[:5]}, unexpected {extra[:5]}.")
     wrong = [name for name, t in own.items() if t.shape != tensors[name].shape]
     if wrong:
         raise WeightsError(f"The weights do not fit this architecture: other shapes in {wrong[:5]}.")
-    with torch.no_grad():
-        for name, t in own.items():
-            t.copy_(tensors[name])
+    return own
