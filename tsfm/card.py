@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsfm import catalog
+from tsfm.configs import PRETRAINED
 
 
 def render(manifest: Mapping[str, Any]) -> str:
@@ -18,7 +19,8 @@ def render(manifest: Mapping[str, Any]) -> str:
         f"Forecasts {manifest['prediction_length']} steps of frequency `{manifest['schema']['freq']}` from "
         f"{manifest['context_length']} steps of history. Made by Temper.",
         "",
-        f"- Backbone: {backbone['name']} ({backbone['licence']}), `{backbone['digest']}`",
+        f"- Backbone: {backbone['name']} ({backbone['licence']}), `{backbone['digest']}`"
+        + ("" if _is_pretrained(manifest) else " (**random weights**: nothing was pretrained)"),
         f"- Method: {method['type']}" + (f" ({options})" if options else ""),
         f"- Trained parameters: {manifest['num_trainable_parameters']:,}",
         f"- Data: {report['num_series']} series, {report['num_points']} points, {report['num_missing']} missing; "
@@ -37,6 +39,14 @@ def render(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _start(manifest: Mapping[str, Any]) -> Any:
+    return manifest["backbone"].get("initialisation", PRETRAINED)
+
+
+def _is_pretrained(manifest: Mapping[str, Any]) -> bool:
+    return bool(_start(manifest) == PRETRAINED)
+
+
 def _opening(manifest: Mapping[str, Any]) -> list[str]:
     if manifest["weights"]["kind"] == "full":
         return [
@@ -52,9 +62,9 @@ def _opening(manifest: Mapping[str, Any]) -> list[str]:
         "```python",
         "from peft import PeftModel",
         "from tsfm import catalog",
-        "from tsfm.backbones.weights import load_backbone",
+        "from tsfm.backbones.start import base_of",
         "",
-        f'base = load_backbone(catalog.backbone("{name}"))',
+        f'base = base_of(catalog.backbone("{name}"), {_start(manifest)!r}, weights_dir=None).fresh()',
     ]
     spec = catalog.backbone(name)
     if spec.random_head:

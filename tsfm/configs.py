@@ -13,6 +13,8 @@ from tsfm.errors import ConfigError
 ALPHA_SEARCH = (0.3, 0.5, 0.7, 0.9, 0.95)
 """evaluation.md §6: the values "alpha": "search" tries."""
 Initialisation = Literal["backbone", "pytorch", "matched"]
+PRETRAINED = "pretrained"
+"""What a job starts from by default: the published weights."""
 LEARNING_RATE_SEARCH = (1 / 3, 1.0, 3.0)
 """evaluation.md §5: "learning_rate": "auto" tries these multiples of the method's default."""
 
@@ -74,6 +76,20 @@ class TrainConfig:
             self.max_calibration_windows >= 1, "max_calibration_windows", "max_calibration_windows must be at least 1."
         )
         _require(self.max_test_windows >= 1, "max_test_windows", "max_test_windows must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomStart:
+    """A job that starts from random weights instead of the published ones: for tests and research, on request only."""
+
+    type: Literal["random"] = "random"
+    seed: int = 0
+    size: Literal["published", "tiny"] = "published"
+    """ "tiny" keeps the published limits (context, horizon, patches) at a width and depth that train in seconds."""
+
+    def __post_init__(self) -> None:
+        _require(self.type == "random", "type", 'initialisation is "pretrained", or of the type "random".')
+        _require(self.size in ("published", "tiny"), "size", 'size must be "published" or "tiny".')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, me
 from tsfm.artifact import CARD, write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
-from tsfm.backbones.weights import Base, pretrained
+from tsfm.backbones.start import base_of
+from tsfm.backbones.weights import Base
 from tsfm.device import default_device, facts
 from tsfm.evaluate import Asked
 from tsfm.incumbent import Incumbent, judged_until
@@ -99,7 +100,7 @@ def run(
     resolved = resolve(request, {"freq": frame.freq, "max_length": int(frame.lengths.max(initial=0))})
     spec = catalog.backbone(request.backbone)
     device = device or default_device()
-    base = pretrained(spec, weights_dir=weights_dir)
+    base = base_of(spec, resolved["initialisation"], weights_dir=weights_dir)
     job = _Job(
         resolved=resolved,
         spec=spec,
@@ -199,7 +200,7 @@ class _Job:
         self.reporter.phase("evaluating")
         source = tuned_source(outcome.model, self.resolved, self.spec)
         tuned = Asked(source=source, context_length=int(self.resolved["context_length"]))
-        contest = judge.contest(data.blocks, tuned, self.zero_shot, self.spec)
+        contest = judge.contest(data.blocks, tuned, self.zero_shot, self.base)
         choice = judge.choose(contest, should_stop=should_stop)
         sources = choice.contest.sources
         fitted = calibrate.fit_all(sources, data.calibration, should_stop=should_stop)
@@ -321,6 +322,7 @@ def _manifest(
         "backbone": {
             "name": spec.name,
             "digest": job.base.digest,
+            "initialisation": chosen["initialisation"],
             "licence": spec.licence,
             "config": outcome.model.config,
         },

@@ -16,6 +16,7 @@ def answer(
     winner: str,
     test_sha256: str,
     names: Mapping[str, str] | None = None,
+    unserved: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """The job's `gate` object, JSON-ready.
 
@@ -23,6 +24,7 @@ def answer(
     is the candidate that validation chose to be judged; `names` are words for the sentence ("incumbent" → "ft:…@3").
     Promotion needs every one of them beaten. `fallback` is the first that is not: incumbent, zero-shot, then the rival
     that the candidate is furthest behind; an incumbent compared for information only stays when the rest is not beaten.
+    What is `unserved` is a bar like the others and never the fallback: then a rival is, beaten or not.
     """
     by_name = {c.name: c for c in comparisons}
     bars = [c for c in comparisons if not c.for_information]
@@ -31,14 +33,16 @@ def answer(
     passed = all(c.beaten for c in bars)
     enough = main.horizon_blocks >= MIN_HORIZON_BLOCKS and by_name[ZERO_SHOT].horizon_blocks >= MIN_HORIZON_BLOCKS
     reason = PASSED if passed else UNBEATEN if enough else INSUFFICIENT
-    fallback = None if passed else _fallback(by_name)
-    words = {ZERO_SHOT: "zero-shot", **{rival: rival.replace("_", " ") for rival in RIVALS}, **(names or {})}
+    bar = None if passed else _first_unbeaten(by_name)
+    fallback = _hardest_rival(by_name, beaten=True) if bar in unserved else bar
+    untrained = "the untrained network" if ZERO_SHOT in unserved else "zero-shot"
+    words = {ZERO_SHOT: untrained, **{rival: rival.replace("_", " ") for rival in RIVALS}, **(names or {})}
     text = _Sentence(gate=gate, by_name=by_name, main=main, words=words)
     return {
         "passed": passed,
         "winner": winner,
         "reason": reason,
-        "sentence": text.of(reason, fallback),
+        "sentence": text.of(reason, bar, fallback),
         "fallback": fallback,
         "fallback_period": None if fallback is None else by_name[fallback].period,
         "metric": gate.metric,
@@ -58,12 +62,17 @@ def answer(
     }
 
 
-def _fallback(by_name: Mapping[str, Comparison]) -> str:
+def _first_unbeaten(by_name: Mapping[str, Comparison]) -> str:
     for name in (INCUMBENT, ZERO_SHOT):
         if name in by_name and not by_name[name].beaten:
             return name
-    unbeaten = [by_name[name] for name in RIVALS if name in by_name and not by_name[name].beaten]
-    return min(unbeaten, key=lambda c: float("-inf") if c.gain is None else c.gain).name
+    return _hardest_rival(by_name, beaten=False)
+
+
+def _hardest_rival(by_name: Mapping[str, Comparison], *, beaten: bool) -> str:
+    """The rival that the candidate is furthest behind, or ahead of least; of the unbeaten ones, unless `beaten`."""
+    rivals = [by_name[name] for name in RIVALS if name in by_name and (beaten or not by_name[name].beaten)]
+    return min(rivals, key=lambda c: float("-inf") if c.gain is None else c.gain).name
 
 
 class _Sentence:
@@ -72,11 +81,12 @@ class _Sentence:
     ) -> None:
         self._gate, self._by_name, self._main, self._words = gate, by_name, main, words
 
-    def of(self, reason: str, fallback: str | None) -> str:
-        if fallback is None:
+    def of(self, reason: str, bar: str | None, fallback: str | None) -> str:
+        """`bar` is the first that was not beaten; `fallback` answers in its place."""
+        if bar is None or fallback is None:
             text = f"Promoted: {self._promoted()}"
         else:
-            why = self._insufficient() if reason == INSUFFICIENT else self._unbeaten(fallback)
+            why = self._insufficient() if reason == INSUFFICIENT else self._unbeaten(bar)
             text = f"Not promoted: {why}; {self._served(fallback)}."
         first = self._by_name.get(INCUMBENT)
         if first is not None and first.for_information:
@@ -105,9 +115,9 @@ class _Sentence:
         text = f"{blocks:g} horizons of test, and {MIN_HORIZON_BLOCKS:g} are needed to tell a gain from chance"
         return f"{text} (so far {self._against(self._main)})" if self._main.gain is not None else text
 
-    def _unbeaten(self, fallback: str) -> str:
-        found = self._by_name[fallback]
-        if found.interval is None or fallback in RIVALS:
+    def _unbeaten(self, bar: str) -> str:
+        found = self._by_name[bar]
+        if found.interval is None or bar in RIVALS:
             return self._against(found)
         return f"{self._against(found)} ({self._evidence(found)}, not above {100 * self._gate.min_gain:g} %)"
 

@@ -17,6 +17,7 @@ import torch
 
 from tsfm import catalog, gate_verdict
 from tsfm.backbones.base import Backbone
+from tsfm.backbones.weights import Base
 from tsfm.calibration import source_name
 from tsfm.evaluate import ROUTED, TUNED, ZERO_SHOT, Asked, measure, measure_routed, rival
 from tsfm.gate import INCUMBENT, Gate, Reference, hardest, horizon_origins, origin_clock, rows_sha256
@@ -63,6 +64,8 @@ class Contest:
     """`seasonal_naive` by period."""
     plain: Mapping[str, Asked]
     """The rivals without a period."""
+    unserved: frozenset[str] = frozenset()
+    """Sources that are measured and may answer for nothing: random weights as they are."""
 
     @property
     def sources(self) -> dict[str, Asked]:
@@ -101,8 +104,9 @@ class Judged:
     """None where the test block was given up."""
 
 
-def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, spec: catalog.BackboneSpec) -> Contest:
-    """The tuned source against zero-shot with the context `/forecast` gives it, and the rivals."""
+def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, base: Base) -> Contest:
+    """The tuned source against `zero_shot`, `base` with the context that `/forecast` gives it, and the rivals."""
+    spec = base.spec
     whole = BackboneSource(
         zero_shot, block_length=spec.prediction_length, context_length=spec.context_length, cut_from_block=False
     )
@@ -112,6 +116,7 @@ def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, spec: catalog.Bac
         networks={TUNED: tuned, ZERO_SHOT: Asked(source=whole, context_length=spec.context_length)},
         seasonal={p: rival(SEASONAL, context_length=context, period=p) for p in blocks.periods},
         plain={name: rival(name, context_length=context) for name in catalog.RIVALS if name != SEASONAL},
+        unserved=frozenset() if base.is_pretrained else frozenset({ZERO_SHOT}),
     )
 
 
@@ -132,7 +137,7 @@ def choose(contest: Contest, *, should_stop: Callable[[], str | None]) -> Choice
     found[SEASONAL] = seasonal[period]
     clock = origin_clock(windows, blocks.split, Block.VALIDATION)
     routes = decide(
-        found,
+        {name: errors for name, errors in found.items() if name not in contest.unserved},
         metric=metric,
         horizon_origins=horizon_origins(clock, windows.prediction_length),
         item_ids=blocks.frame.item_ids,
@@ -250,7 +255,14 @@ def _gate(
     single = [c for c in compared if c.name != SEASONAL]
     comparisons = [*single, hardest([c for c in compared if c.name == SEASONAL])]
     names = {} if incumbent is None else {INCUMBENT: f"{incumbent.name}@{incumbent.version}"}
-    answer = gate_verdict.answer(gate, comparisons, winner=choice.winner, test_sha256=digest, names=names)
+    answer = gate_verdict.answer(
+        gate,
+        comparisons,
+        winner=choice.winner,
+        test_sha256=digest,
+        names=names,
+        unserved=choice.contest.unserved,
+    )
     return {**answer, "routes": _routes(choice)}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from tsfm import catalog, halving, methods, provenance
-from tsfm.backbones.weights import Base, pretrained
+from tsfm.backbones.start import base_of
+from tsfm.backbones.weights import Base
 from tsfm.device import default_device, peak_memory_bytes
 from tsfm.finetune import tuned_source
 from tsfm.halving import Candidate
@@ -66,7 +67,7 @@ def measure(
     resolved = resolve(request, {"freq": frame.freq, "max_length": int(frame.lengths.max(initial=0))})
     spec = catalog.backbone(request.backbone)
     data = prepare(frame, resolved, spec)
-    base = pretrained(spec, weights_dir=weights_dir)
+    base = base_of(spec, resolved["initialisation"], weights_dir=weights_dir)
     zero_shot = base.fresh().to(device).requires_grad_(False)
     search = _search(data, resolved, spec, base, work_dir, should_stop, device)
     loading = time.monotonic() - began

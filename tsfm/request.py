@@ -54,7 +54,8 @@ class FinetuneRequest:
     """What validation chooses by and the gate judges by (`metrics.METRICS`); None: MASE, or RMSSE for many zeros."""
     min_gain: float = 0.0
     """Share of error that the interval of the gain must clear; 0.02 asks for 2 % less than what served before."""
-
+    initialisation: str | dict[str, Any] = configs.PRETRAINED
+    """ "pretrained", "random", or the fields of `configs.RandomStart`."""
     refit: bool = False
     """Also trains the winning recipe on all history (tsfm.refit): a second artifact that nobody can judge."""
 
@@ -119,8 +120,10 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
         )
     method = catalog.method(request.method)
     landscape = landscape_config(request.landscape)
+    start = random_start(request.initialisation)
     return {
         **request.to_mapping(),
+        "initialisation": configs.PRETRAINED if start is None else dataclasses.asdict(start),
         "method_config": dataclasses.asdict(method_config(request.method, request.method_config)),
         "context_length": context_length,
         "landscape": dataclasses.asdict(landscape) if landscape else False,
@@ -169,6 +172,22 @@ def _option(key: str, value: Any, option: "dataclasses.Field[Any]", param: str) 
         return _text(value, param)  # the config knows which names it takes
     assert isinstance(default, float), f"no rule reads an option like {key}"
     return value if isinstance(value, str) else _number(value, param)
+
+
+def random_start(value: Any) -> configs.RandomStart | None:
+    """What `initialisation` asks for: None is the published weights; `ConfigError` for anything that is neither."""
+    if value == configs.PRETRAINED:
+        return None
+    given = {"type": value} if isinstance(value, str) else _mapping(value, "initialisation")
+    fields = [f.name for f in dataclasses.fields(configs.RandomStart)]
+    for key in given:
+        if key not in fields:
+            raise UnknownName("initialisation option", str(key), fields, param=f"initialisation.{key}")
+    _integer(given.get("seed", 0), "initialisation.seed", low=0, high=MAX_SEED)
+    try:
+        return configs.RandomStart(**given)
+    except ConfigError as error:
+        raise ConfigError(error.message, param=f"initialisation.{error.param}") from error
 
 
 def landscape_config(value: Any) -> configs.LandscapeConfig | None:
@@ -235,6 +254,7 @@ def _check(request: FinetuneRequest) -> None:
             f"{request.method} trains nothing, so there is no way from pretrained to tuned weights to measure.",
             param="landscape",
         )
+    _check_start(request)
     if request.budget_seconds is not None:
         seconds = _number(request.budget_seconds, "budget.seconds")
         if not 0 < seconds <= MAX_BUDGET_SECONDS:
@@ -256,6 +276,18 @@ def _check(request: FinetuneRequest) -> None:
         _check_trace(config, spec, warmup)
     elif isinstance(config, configs.AutoConfig) and "trace" in (config.methods or _choices(spec)):
         _check_trace_in_auto(warmup)
+
+
+def _check_start(request: FinetuneRequest) -> None:
+    """That nothing is asked of random weights that only pretrained ones can give."""
+    if random_start(request.initialisation) is None:
+        return
+    if not catalog.method(request.method).trains:
+        raise ConfigError(
+            f"{request.method} trains nothing, and random weights forecast nothing.", param="initialisation"
+        )
+    if landscape_config(request.landscape) is not None:
+        raise ConfigError("A landscape starts at pretrained weights; this job has none.", param="landscape")
 
 
 def _check_head(config: Any, spec: catalog.BackboneSpec) -> None:

@@ -1,4 +1,4 @@
-"""A job asked for by form: the same fields as the JSON, as text. Nested ones are JSON text, `method` may be a name."""
+"""A job asked for by form: the same fields as the JSON, as text. Nested ones are JSON text, some may be a name."""
 
 from typing import Any
 
@@ -13,6 +13,8 @@ from app.jobs.schemas import JobCreate
 _NUMBERS = frozenset({"prediction_length", "context_length", "seed"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _NESTED = frozenset({"hyperparameters", "budget", "gate", "landscape", "metadata"})
+_NAMES = frozenset({"initialisation", "method"})
+"""A name, or a nested object."""
 JOB_FIELDS = frozenset(JobCreate.model_fields) - ROLE_FIELDS - {"training_file"}
 KNOWN_FIELDS = JOB_FIELDS | FILE_FIELDS
 """Of a multipart job; column roles belong to the file."""
@@ -67,7 +69,7 @@ def _value(name: str, text: str) -> Any:
         return int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20 else text
     if name in {"dry_run", "refit"}:
         return _FLAGS.get(text.lower(), text)
-    if name in _NESTED or (name == "method" and text.lstrip().startswith("{")):
+    if name in _NESTED or (name in _NAMES and text.lstrip().startswith("{")):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError as error:

@@ -44,6 +44,11 @@ class JobCreate(RequestModel):
     refit: bool = Field(
         default=False, description="Also train the winning recipe on all history: a second version, not judged."
     )
+    initialisation: Name | dict[str, Any] = Field(
+        default="pretrained",
+        description='Weights to start from: "pretrained", or for tests and research "random" or '
+        '{"type": "random", "seed": …, "size": "published" | "tiny"}. Random weights are never served untrained.',
+    )
     landscape: bool | dict[str, Any] = Field(
         default=False,
         description="Measure how sharp the loss is at the pretrained and the tuned weights; "
@@ -130,6 +135,8 @@ class JobObject(ResponseModel):
     """Every resolved value; what a search chose, once it has."""
     budget: dict[str, Any] | None
     seed: int
+    initialisation: str | dict[str, Any]
+    """ "pretrained", or how the random weights were drawn that it starts from."""
     suffix: str | None
     register_as: str | None
     refit: bool
@@ -171,6 +178,7 @@ class JobEstimate(ResponseModel):
     method: dict[str, Any]
     hyperparameters: dict[str, Any]
     seed: int
+    initialisation: str | dict[str, Any]
     estimate: Estimate
 
 

@@ -31,7 +31,7 @@ from app.tables import File, Job
 from tsfm import catalog
 from tsfm.backbones.places import find_weights
 from tsfm.errors import ConfigError
-from tsfm.request import FinetuneRequest, resolve
+from tsfm.request import FinetuneRequest, random_start, resolve
 from tsfm.series.options import ReadOptions
 
 RETRY_AFTER_SECONDS = 30
@@ -98,6 +98,7 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
             "hyperparameters": spec.hyperparameters,
             "budget_seconds": spec.budget.seconds if spec.budget else None,
             "seed": spec.seed,
+            "initialisation": spec.initialisation,
             "landscape": spec.landscape,
             "with_test": spec.gate is not None,
             "refit": spec.refit,
@@ -105,7 +106,8 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
             "min_gain": spec.gate.min_gain if spec.gate else 0.0,
         }
     )
-    find_weights(catalog.backbone(request.backbone), weights_dir=services.settings.weights_path)
+    if random_start(request.initialisation) is None:
+        find_weights(catalog.backbone(request.backbone), weights_dir=services.settings.weights_path)
     return request
 
 
@@ -168,6 +170,7 @@ def _dry_run(
         method=method_of(resolved, None),
         hyperparameters=resolved["hyperparameters"],
         seed=resolved["seed"],
+        initialisation=resolved["initialisation"],
         estimate=estimate(resolved, data.reading),
     )
     return ask(session, services, principal.tenant_id, shown, resolved, data)

@@ -39,6 +39,7 @@ def show(job: Job) -> JobObject:
         hyperparameters=dict(resolved["hyperparameters"]),
         budget=None if asked["budget_seconds"] is None else {"seconds": asked["budget_seconds"]},
         seed=asked["seed"],
+        initialisation=asked.get("initialisation", "pretrained"),
         suffix=job.suffix,
         register_as=job.register_as,
         refit=bool(asked.get("refit", False)),

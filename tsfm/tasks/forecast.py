@@ -21,9 +21,11 @@ from tsfm import catalog, rivals
 from tsfm.adapter_files import open_network
 from tsfm.artifact import Artifact, open_artifact
 from tsfm.backbones.base import Backbone
+from tsfm.backbones.start import base_of
 from tsfm.backbones.weights import pretrained
 from tsfm.calibration import FILE as CALIBRATION_FILE
 from tsfm.calibration import TUNED, Calibration, Spread, from_bytes
+from tsfm.configs import PRETRAINED
 from tsfm.device import default_device
 from tsfm.errors import ConfigError, UnknownName, WeightsError
 from tsfm.series import freq as frequencies
@@ -179,7 +181,8 @@ class Forecaster:
         artifact = open_artifact(artifact_dir, digest)
         facts = artifact.manifest
         spec = catalog.backbone(facts["backbone"]["name"])
-        model = open_network(artifact, spec, lambda: pretrained(spec, weights_dir=weights_dir))
+        start = facts["backbone"].get("initialisation", PRETRAINED)  # artifacts of 0.1 do not say it
+        model = open_network(artifact, spec, lambda: base_of(spec, start, weights_dir=weights_dir))
         source = BackboneSource(
             model.to(device or default_device()).eval().requires_grad_(False),
             block_length=spec.tuned_length(int(facts["prediction_length"])),
