@@ -1,7 +1,10 @@
 """MOMENT against its authors' implementation: tiny random networks, and the names and shapes of the published file."""
 
 import dataclasses
+import importlib
 import math
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,29 @@ TOLERANCE = {"rtol": 1e-5, "atol": 5e-4}
 SETS = golden_sets("moment")
 needs_golden = pytest.mark.skipif(not SETS, reason="reference numbers are absent (set TEMPER_GOLDEN)")
 TABLE = "encoder.embed_tokens.weight"
+ENCODER = {
+    "d_model": 24,
+    "d_ff": 40,
+    "d_kv": 6,
+    "num_heads": 3,
+    "num_layers": 3,
+    "dropout_rate": 0.1,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "gated-gelu",
+    "relative_attention_num_buckets": 16,
+    "relative_attention_max_distance": 40,
+    "vocab_size": 8,
+}
+ORACLE = {
+    "transformer_type": "encoder_only",
+    "transformer_backbone": "none",
+    "d_model": 24,
+    "seq_len": 512,
+    "patch_len": 8,
+    "patch_stride_len": 8,
+    "t5_config": ENCODER,
+}
+"""Another shape than the golden set's."""
 
 
 def published(golden: GoldenSet) -> MOMENT:
@@ -111,3 +137,70 @@ def test_the_published_file_loads_strictly() -> None:
     assert MOMENT.from_config(MOMENT.shrunk(found.constructor), seed=0).config == MOMENT.shrunk(
         MOMENT.configs["moment-small"]
     )
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    pytest.importorskip("sktime", reason="sktime is not installed: pip install -e '.[parity]'")
+    return importlib.import_module("sktime.libs.momentfm.models.moment")
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+class TestOracle:
+    """The authors' class, at tiny random weights; only its encoder comes from our sizes instead of the hub."""
+
+    def pair(self, reference: ModuleType, monkeypatch: pytest.MonkeyPatch, **task: Any) -> tuple[Any, MOMENT]:
+        from transformers import T5Config, T5EncoderModel
+
+        monkeypatch.setattr(
+            reference.MOMENT,
+            "_get_transformer_backbone",
+            lambda self, config: T5EncoderModel(T5Config(**config.t5_config)).get_encoder(),
+        )
+        torch.manual_seed(3)
+        theirs = reference.MOMENT({**ORACLE, **task}, model_kwargs={}).eval()
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        ours = MOMENT.from_config(ORACLE, seed=0).eval()
+        if "forecast_horizon" in task:
+            ours.fit_to(task["forecast_horizon"], seed=0)
+        load_tensors(ours, MOMENT.published_tensors(theirs.state_dict()))
+        return theirs, ours.requires_grad_(False)
+
+    def windows(self) -> tuple[Tensor, Tensor]:
+        """[3, 512] with zeros before some of them, and where they are real."""
+        x = 50 + 10 * torch.randn(3, 512, generator=torch.Generator().manual_seed(4))
+        real = torch.ones(3, 512)
+        real[1, :200], real[2, :301] = 0, 0
+        return x * real, real
+
+    @pytest.mark.parametrize("horizon", [1, 8, 90])
+    def test_forecasts_by_reconstruction(
+        self, reference: ModuleType, monkeypatch: pytest.MonkeyPatch, horizon: int
+    ) -> None:
+        """Rows without padding: where there is some, theirs shows the network zeros and ours the mean."""
+        theirs, ours = self.pair(reference, monkeypatch, task_name="reconstruction")
+        x = self.windows()[0][:1]
+        with torch.inference_mode():
+            expected = theirs.short_forecast(x[:, None], torch.ones(1, 512), horizon).forecast[:, 0]
+        torch.testing.assert_close(ours.predict(x, horizon).point, expected, **TOLERANCE)
+
+    def test_reconstruction(self, reference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        theirs, ours = self.pair(reference, monkeypatch, task_name="reconstruction")
+        x, real = self.windows()
+        mask = torch.ones(3, 512)
+        mask[:, 400:416], mask[1, 300:304] = 0, 0
+        with torch.inference_mode():
+            expected = theirs.reconstruction(x[:, None], real, mask).reconstruction[:, 0]
+        known = real.bool() & mask.bool()
+        said = ours.answer(Window.of(x, real=real.bool(), visible=mask.bool(), known=known))
+        torch.testing.assert_close(said, expected, **TOLERANCE)
+
+    def test_forecasting_head(self, reference: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        theirs, ours = self.pair(reference, monkeypatch, task_name="forecasting", forecast_horizon=20)
+        x, real = self.windows()
+        with torch.inference_mode():
+            expected = theirs.forecast(x[:, None], real).forecast[:, 0]
+        window = Window.of(x, real=real.bool(), visible=torch.ones(3, 512, dtype=torch.bool), known=real.bool())
+        torch.testing.assert_close(ours.answer(window), expected, **TOLERANCE)

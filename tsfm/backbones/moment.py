@@ -37,6 +37,8 @@ NO_KEY = torch.finfo(torch.bfloat16).min
 """Added to the score of a token that nothing may attend to; the least number that bfloat16 and float32 share."""
 HIDDEN_SHARE = 3 / 8
 """Of the window, at most, in one forecast by reconstruction: pretraining hid three patches in ten."""
+GAIN = 1.41
+"""Of the orthogonal initialisation of what turns patches into tokens and tokens into patches."""
 MOST_FILLED = 0.5
 """Share of a patch that may be missing and is filled by a line; with more missing the patch is hidden."""
 NOT_LOADED = ("encoder.embed_tokens.weight", "patch_embedding.position_embedding.pe")
@@ -330,7 +332,7 @@ class MOMENT(Backbone):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:
-        """`config` is `MOMENT.config` or a published `config.json`; `ConfigError` for variants that do not exist here."""
+        """`config` is `MOMENT.config` or a published `config.json`; `ConfigError` for what was never published."""
         parsed = MomentConfig.parse(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -440,8 +442,7 @@ class MOMENT(Backbone):
         self.fresh_parameters = drawn if self.head_is_random else frozenset()
 
     def _initialise(self) -> None:
-        """T5's draws for the encoder, wide enough that unscaled attention begins soft; linears of the heads as torch
-        has them."""
+        """T5's draws for the encoder: queries so small that unscaled scores begin as scaled ones would."""
         sizes = self.sizes
         inner = sizes.num_heads * sizes.d_kv
         deviations = {
@@ -449,7 +450,10 @@ class MOMENT(Backbone):
             ".o.weight": inner**-0.5,
             ".wo.weight": sizes.d_ff**-0.5,
         }
-        nn.init.orthogonal_(self.patch_embedding.value_embedding.weight, gain=1.41)
+        nn.init.orthogonal_(self.patch_embedding.value_embedding.weight, gain=GAIN)
+        if isinstance(self.head, ReconstructionHead):
+            nn.init.orthogonal_(self.head.linear.weight, gain=GAIN)
+            nn.init.zeros_(self.head.linear.bias)
         for name, parameter in self.encoder.named_parameters():
             if parameter.ndim == 2:
                 own = (deviation for end, deviation in deviations.items() if name.endswith(end))
