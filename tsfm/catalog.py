@@ -34,7 +34,7 @@ def learning_rate(method_spec: MethodSpec, backbone_spec: BackboneSpec) -> float
 
 SFF_RATE = 3e-5
 """What SFF's authors trained Timer, MOMENT and TimesFM with: probe, full, scratch and SFF alike (papers.md §2.4).
-For MOIRAI it is inferred there; others tuned that one with less (5e-6, arXiv 2506.14087)."""
+For MOIRAI and Sundial it is inferred there; others tuned MOIRAI with less (5e-6, arXiv 2506.14087)."""
 
 UNITS_RATE = 1e-4
 """Of the UniTS authors' fine-tuning on new data (scripts/few_shot_newdata of their repository)."""
@@ -44,6 +44,10 @@ MOMENT_RATE = 1e-4
 
 TIMESFM_RATE = 1e-4
 """Of Google's LoRA example for TimesFM 2.5 (timesfm-forecasting/examples/finetuning in their repository)."""
+
+CHRONOS_RATE = 1e-5
+"""Of AutoGluon for tuning Chronos-Bolt whole (`fine_tune_lr`); adapters take ten times as much, the ratio that the
+package's own `Chronos2Pipeline.fit` recommends."""
 
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
@@ -64,10 +68,12 @@ METHODS: dict[str, MethodSpec] = {
             learning_rate={
                 "*": 1e-3,
                 "ttm": 1e-4,
+                "chronos": SFF_RATE,
                 "timer": SFF_RATE,
                 "moirai": SFF_RATE,
                 "moment": MOMENT_RATE,
                 "timesfm": SFF_RATE,
+                "sundial": SFF_RATE,
             },
         ),
         MethodSpec(
@@ -76,14 +82,20 @@ METHODS: dict[str, MethodSpec] = {
             implementation="lora:LoRA",
             config=configs.LoRAConfig,
             auto={},
-            learning_rate={"*": 1e-3, "moment": MOMENT_RATE, "timesfm": TIMESFM_RATE},
+            learning_rate={"*": 1e-3, "chronos": 10 * CHRONOS_RATE, "moment": MOMENT_RATE, "timesfm": TIMESFM_RATE},
         ),
         MethodSpec(
             name="adalora",
             summary="Low-rank adapters whose ranks are shared out among the modules by importance while they train.",
             implementation="adalora:AdaLoRA",
             config=configs.AdaLoRAConfig,
-            learning_rate={"tiny": 3e-3, "*": 1e-2, "moment": 10 * MOMENT_RATE, "timesfm": 10 * TIMESFM_RATE},
+            learning_rate={
+                "tiny": 3e-3,
+                "*": 1e-2,
+                "chronos": 100 * CHRONOS_RATE,
+                "moment": 10 * MOMENT_RATE,
+                "timesfm": 10 * TIMESFM_RATE,
+            },
         ),
         MethodSpec(
             name="lp_full",
@@ -92,11 +104,13 @@ METHODS: dict[str, MethodSpec] = {
             config=configs.LPFullConfig,
             learning_rate={
                 "*": 3e-4,
+                "chronos": CHRONOS_RATE,
                 "timer": SFF_RATE,
                 "moirai": SFF_RATE,
                 "units": UNITS_RATE,
                 "moment": SFF_RATE,
                 "timesfm": SFF_RATE,
+                "sundial": SFF_RATE,
             },
         ),
         MethodSpec(
@@ -108,11 +122,13 @@ METHODS: dict[str, MethodSpec] = {
             learning_rate={
                 "*": 3e-4,
                 "ttm": 1e-4,
+                "chronos": CHRONOS_RATE,
                 "timer": SFF_RATE,
                 "moirai": SFF_RATE,
                 "units": UNITS_RATE,
                 "moment": SFF_RATE,
                 "timesfm": SFF_RATE,
+                "sundial": SFF_RATE,
             },
         ),
         MethodSpec(
@@ -120,7 +136,7 @@ METHODS: dict[str, MethodSpec] = {
             summary="Every parameter is trained, starting from the random twin: what the data alone can teach.",
             implementation="full:Scratch",
             config=configs.ScratchConfig,
-            learning_rate={"*": 1e-3, "timer": SFF_RATE, "moment": SFF_RATE, "timesfm": SFF_RATE},
+            learning_rate={"*": 1e-3, "timer": SFF_RATE, "moment": SFF_RATE, "timesfm": SFF_RATE, "sundial": SFF_RATE},
         ),
         MethodSpec(
             name="sff",
@@ -131,11 +147,13 @@ METHODS: dict[str, MethodSpec] = {
             learning_rate={
                 "*": 3e-4,
                 "ttm": 1e-4,
+                "chronos": SFF_RATE,
                 "timer": SFF_RATE,
                 "moirai": SFF_RATE,
                 "units": UNITS_RATE,
                 "moment": SFF_RATE,
                 "timesfm": SFF_RATE,
+                "sundial": SFF_RATE,
             },
         ),
         MethodSpec(
@@ -144,7 +162,13 @@ METHODS: dict[str, MethodSpec] = {
             implementation="trace:Trace",
             config=configs.TraceConfig,
             auto={},
-            learning_rate={"*": 1e-3, "ttm": 6e-4, "moment": MOMENT_RATE, "timesfm": TIMESFM_RATE},
+            learning_rate={
+                "*": 1e-3,
+                "ttm": 6e-4,
+                "chronos": 10 * CHRONOS_RATE,
+                "moment": MOMENT_RATE,
+                "timesfm": TIMESFM_RATE,
+            },
         ),
         MethodSpec(
             name=AUTO,

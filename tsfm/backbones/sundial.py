@@ -1,0 +1,421 @@
+"""Sundial (THUML): a decoder over patches whose head samples whole futures by flow matching; own implementation.
+
+One window is standardised and cut into patches of 16 points; each patch, with a bit for every point that is real, goes
+through a residual block. Pre-norm layers follow: causal attention with rotary positions, and a gated SiLU MLP. The
+hidden state h of a token stands for all that is known, and conditions a small network over the 720 points after it: of
+a mixture t·future + (1 - t)·noise it says the future. Training draws t and noise; sampling walks from noise to a future
+in 50 steps, for 20 samples at once. Point forecasts are the mean of the samples, quantiles their order statistics.
+Names of parameters are those of `thuml/sundial-base-128m`, and its `config.json` is read as it was published.
+
+Shapes: B windows, T context steps, H target steps, N patches of p steps, D width, L steps of one pass, R repeats of
+noise in training, M samples, S steps of a sample. NaN means missing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.backbones.layers import (
+    CausalAttention,
+    GatedMLP,
+    ResidualBlock,
+    causal_mask,
+    fill_gaps,
+    pad_left,
+    rotary,
+    through,
+)
+from tsfm.errors import ConfigError
+
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FLAT = 1e-2
+"""A window that deviates no more than this is not scaled (the published training code)."""
+INITIAL_DEVIATION = 0.02
+"""Of every linear's weight, the flow head's too; biases start at 0."""
+LONGEST_CONTEXT = 2_880
+TIME_FEATURES = 256
+TIME_SCALE = 1_000.0
+"""The head's network is called with a thousand times the flow's time."""
+NOISE_SEED = 720
+"""Of the noise that samples start from, and of the noise and times of a loss in eval mode."""
+MOST_CONDITIONS = 256
+"""Pairs of step and window whose modulations stand in memory at once while sampling."""
+
+_FIXED: dict[str, Any] = {"hidden_act": "silu"}
+"""Switches of the published config.json that change the computation, and their only published value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SundialConfig:
+    """The values of the published `config.json` that decide the architecture; `ConfigError` for what it never was."""
+
+    input_token_len: int
+    """p"""
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    flow_loss_depth: int
+    prediction_length: int
+    """L; the only element of the published `output_token_lens`."""
+    rope_theta: float = 10_000.0
+    dropout_rate: float = 0.1
+    diffusion_batch_mul: int = 4
+    """R: how often each hidden state is trained with fresh noise."""
+    num_sampling_steps: int = 50
+    """S, as published; 10 to 20 answer in a fraction of the time, a little more coarsely."""
+    num_samples: int = 20
+    """M, as in the publication's examples."""
+    context_length: int = LONGEST_CONTEXT
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> Self:
+        """From the published `config.json` or from `Sundial.config`."""
+        for name, value in _FIXED.items():
+            if config.get(name, value) != value:
+                raise ConfigError(f"Sundial checkpoints with {name}={config[name]!r} are not supported.")
+        lengths = config.get("output_token_lens", [config.get("prediction_length")])
+        if len(lengths) != 1:
+            raise ConfigError("Sundial checkpoints with several output lengths are not supported.")
+        config = {**config, "prediction_length": lengths[0]}
+        parsed = cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
+        if parsed.hidden_size % (2 * parsed.num_attention_heads):
+            raise ConfigError("Sundial needs a width that its heads divide into pairs.")
+        if parsed.context_length % parsed.input_token_len:
+            raise ConfigError("Sundial needs a context of whole patches.")
+        if parsed.num_samples < len(DECILES):
+            raise ConfigError(f"Sundial needs at least {len(DECILES)} samples to tell deciles.")
+        return parsed
+
+
+class Layer(nn.Module):
+    """`x + attention(norm1(x))`, then `x + mlp(norm2(x))`."""
+
+    def __init__(self, config: SundialConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.norm1 = nn.LayerNorm(width)
+        self.self_attn = CausalAttention(width, config.num_attention_heads, dropout=config.dropout_rate)
+        self.norm2 = nn.LayerNorm(width)
+        self.ffn_layer = GatedMLP(width, config.intermediate_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn(self.norm1(x), cos, sin, mask)
+        out: Tensor = x + self.ffn_layer(self.norm2(x))
+        return out
+
+
+class Trunk(nn.Module):
+    """Points [B, N·p] to hidden states [B, N, D]."""
+
+    def __init__(self, config: SundialConfig) -> None:
+        super().__init__()
+        self.patch_length = config.input_token_len
+        self.embed_layer = ResidualBlock(
+            2 * config.input_token_len, config.intermediate_size, config.hidden_size, dropout=config.dropout_rate
+        )
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.rope_theta = config.rope_theta
+
+    def forward(self, z: Tensor, real: Tensor, *, checkpointing: bool) -> Tensor:
+        """`z` is 0 where `real` [B, N·p] is False: before a window. Patches without a real point are nobody's keys, and
+        rotary positions are relative, so that any number of them changes nothing."""
+        patches, bits = (x.reshape(len(x), -1, self.patch_length) for x in (z, real))
+        x = self.embed_layer(torch.cat([patches, bits.to(z.dtype)], dim=-1))
+        cos, sin = rotary(torch.arange(x.shape[1], device=x.device), self.head_width, base=self.rope_theta)
+        mask = causal_mask(~bits.any(-1))
+        for layer in self.layers:
+            x = through(layer, x, cos, sin, mask, checkpointing=checkpointing)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class TimeEmbedding(nn.Module):
+    """Flow times in [0, 1] of any shape to [..., D]: cosines and then sines at 128 frequencies, and an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Tensor) -> Tensor:
+        half = TIME_FEATURES // 2
+        exponent = torch.arange(half, device=time.device, dtype=torch.float32) / half
+        angle = TIME_SCALE * time.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
+        out: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        return out
+
+
+class FlowBlock(nn.Module):
+    """`x + gate · mlp(norm(x) · (1 + scale) + shift)`, all three from the condition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale, gate = modulation.chunk(3, dim=-1)
+        out: Tensor = x + gate * self.mlp(self.in_ln(x) * (1 + scale) + shift)
+        return out
+
+
+class FlowOutput(nn.Module):
+    """`linear(norm(x) · (1 + scale) + shift)`, the norm without weights of its own."""
+
+    def __init__(self, width: int, horizon: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, horizon)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale = modulation.chunk(2, dim=-1)
+        out: Tensor = self.linear(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+        return out
+
+
+class FlowNet(nn.Module):
+    """Of a future mixed with noise [..., L], at a time and under a condition, the clean future [..., L].
+
+    Time and hidden state act through their sum alone, so that samples of one window share all that follows from it.
+    """
+
+    def __init__(self, config: SundialConfig) -> None:
+        super().__init__()
+        width, horizon = config.hidden_size, config.prediction_length
+        self.time_embed = TimeEmbedding(width)
+        self.cond_embed = nn.Linear(width, width)
+        self.input_proj = nn.Linear(horizon, width)
+        self.res_blocks = nn.ModuleList(FlowBlock(width) for _ in range(config.flow_loss_depth))
+        self.final_layer = FlowOutput(width, horizon)
+
+    def modulations(self, time: Tensor, hidden: Tensor) -> list[Tensor]:
+        """What each block and the output take from `time` [...] and `hidden` [..., D], which broadcast."""
+        condition = self.time_embed(time) + self.cond_embed(hidden)
+        return [block.adaLN_modulation(condition) for block in (*self.res_blocks, self.final_layer)]
+
+    def forward(self, mixed: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        x = self.input_proj(mixed)
+        for block, modulation in zip(self.res_blocks, modulations, strict=False):
+            x = block(x, modulation)
+        out: Tensor = self.final_layer(x, modulations[-1])
+        return out.float()
+
+
+class FlowHead(nn.Module):
+    """The published name of the network's place, its training error and its sampler."""
+
+    def __init__(self, config: SundialConfig) -> None:
+        super().__init__()
+        self.net = FlowNet(config)
+        self.num_steps = config.num_sampling_steps
+
+    def error(self, future: Tensor, hidden: Tensor, *, noise: Tensor, time: Tensor) -> Tensor:
+        """Squared error [..., L] of what the network says of `future` [..., L], given `hidden` [..., D], with `noise`
+        [..., L] in a share of 1 - `time` [...]. NaN in `future`: not known, and the error is 0.
+
+        The mixture needs some future there all the same: what the network itself expects of noise alone, as it would
+        see while sampling. (The published code mixes in whatever its caller padded with.)
+        """
+        known = ~future.isnan()
+        if not bool(known.all()):
+            with torch.no_grad():
+                expected = self.net(noise, self.net.modulations(torch.zeros_like(time), hidden))
+            future = torch.where(known, future, expected)
+        mixed = time[..., None] * future + (1 - time[..., None]) * noise
+        said = self.net(mixed, self.net.modulations(time, hidden))
+        return torch.where(known, said - future, 0.0).square()
+
+    def sample(self, hidden: Tensor, noise: Tensor) -> Tensor:
+        """Futures [B, M, L] from `noise` [B or 1, M, L], one tensor a step: from noise at the velocity that leads to
+        what the network says, which is that less the *initial* noise."""
+        x = noise.expand(len(hidden), -1, -1)
+        times = torch.arange(self.num_steps, device=hidden.device) / self.num_steps
+        for some in torch.split(times, max(1, MOST_CONDITIONS // len(hidden))):
+            modulations = self.net.modulations(some[:, None, None], hidden[:, None])
+            for step in range(len(some)):
+                x = x + (self.net(x, [m[step] for m in modulations]) - noise) / self.num_steps
+        return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Contexts as the network sees them."""
+
+    z: Tensor
+    """[B, N·p] standardised, without gaps, 0 before the window."""
+    real: Tensor
+    """[B, N·p] bool: from the first observed point on."""
+    location: Tensor
+    """[B, 1]"""
+    scale: Tensor
+    """[B, 1]"""
+
+
+class Sundial(Backbone):
+    """See the module's text. The point forecast is the mean of the samples; beyond one pass their median goes on.
+
+    All windows start from the same noise, the same in every call: a batch equals its items, and a forecast repeats.
+    """
+
+    configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sundial-128m": {
+            "input_token_len": 16,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "flow_loss_depth": 3,
+            "prediction_length": 720,
+        }
+    }
+    lora_targets: ClassVar[str] = r"^model\.layers\.\d+\.(self_attn\.[qkvo]_proj|ffn_layer\.(gate|up|down)_proj)$"
+    head_name: ClassVar[str] = "flow_loss"
+
+    def __init__(self, config: SundialConfig) -> None:
+        """Draws the published initialisation."""
+        super().__init__()
+        self.config: dict[str, Any] = asdict(config)
+        self.sizes = config
+        self.model = Trunk(config)
+        self.flow_loss = FlowHead(config)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:
+        """`config` is `Sundial.config` or the published `config.json`; `ConfigError` for variants not supported."""
+        parsed = SundialConfig.parse(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(parsed)
+
+    @classmethod
+    def shrunk(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Width 24, two layers, one block in the head, five steps a sample."""
+        tiny = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return {**asdict(SundialConfig.parse(config)), **tiny, "flow_loss_depth": 1, "num_sampling_steps": 5}
+
+    def predict(self, context: Tensor, prediction_length: int) -> Prediction:
+        """Mean and deciles of the samples; only the last `context_length` steps of `context` [B, T] are used.
+
+        Fewer steps than one pass has are a cut; for more the samples' median joins the context.
+        """
+        if prediction_length < 1:
+            raise ConfigError("prediction_length must be at least 1.", param="prediction_length")
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        points: list[Tensor] = []
+        quantiles: list[Tensor] = []
+        missing = prediction_length
+        while missing > 0:
+            samples = self._samples(context, generator)[..., :missing]
+            points.append(samples.mean(1))
+            quantiles.append(order_statistics(samples, DECILES))
+            context = torch.cat([context, quantiles[-1][:, DECILES.index(0.5)]], dim=1)
+            missing -= samples.shape[2]
+        return Prediction(
+            point=torch.cat(points, dim=1), point_kind="mean", quantiles=torch.cat(quantiles, dim=2), levels=DECILES
+        )
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The flow's squared error on the future after the context, in the space of the standardised window.
+
+        Step k of a window weighs 1/k, as published, divided by the weights of its observed steps; windows count by how
+        many of those they have. (In pretraining every token has such a future; here only the last one, whose future is
+        the target.) Targets longer than one pass are cut. Each window is trained with `diffusion_batch_mul` draws of
+        noise and time: from the global generator in training, the same ones for every window and call in eval mode.
+        """
+        horizon = self.sizes.prediction_length
+        window = self.window(batch.context)
+        hidden = self.hidden(window.z, window.real)[:, -1:]
+        target = F.pad(batch.target[:, :horizon], (0, max(horizon - batch.target.shape[1], 0)), value=math.nan)
+        future = ((target - window.location) / window.scale)[:, None]
+        noise, time = self._draws(len(hidden), hidden.device)
+        error = self.flow_loss.error(future.expand_as(noise), hidden, noise=noise, time=time).mean(1)
+
+        observed = ~target.isnan()
+        weights = observed / torch.arange(1, horizon + 1, device=error.device)
+        mean = (weights * error).sum(1) / weights.sum(1).clamp(min=1 / horizon)
+        counts = observed.sum(1)
+        return (mean * counts).sum() / counts.sum().clamp(min=1)
+
+    def normalised(self, context: Tensor, values: Tensor) -> Tensor:
+        """Standardised by the context's observed points."""
+        window = self.window(context)
+        return (values - window.location) / window.scale
+
+    def window(self, context: Tensor) -> Window:
+        """`context` [B, T], at most its last `context_length` steps, as the network sees it.
+
+        Its mask knows only what stands before a window; gaps inside are bridged by a line, as the network was never
+        trained to see them masked.
+        """
+        x = pad_left(context[:, -self.sizes.context_length :], self.sizes.input_token_len)
+        seen = ~x.isnan()
+        real = seen.cumsum(1) > 0
+        location, scale = _standardisation(torch.where(seen, x, 0.0), seen)
+        z = torch.where(real, (fill_gaps(x) - location) / scale, 0.0)
+        return Window(z=z, real=real, location=location, scale=scale)
+
+    def hidden(self, z: Tensor, real: Tensor) -> Tensor:
+        """[B, N, D] after the last norm."""
+        out: Tensor = self.model(z, real, checkpointing=self.gradient_checkpointing and self.training)
+        return out
+
+    def futures(self, context: Tensor, noise: Tensor) -> Tensor:
+        """[B, M, L] samples of what follows `context` [B, T], from `noise` [B or 1, M, L], in the context's units."""
+        window = self.window(context)
+        samples = self.flow_loss.sample(self.hidden(window.z, window.real)[:, -1], noise)
+        return samples * window.scale[:, None] + window.location[:, None]
+
+    def _samples(self, context: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, M, L]. Noise comes in pairs of opposite sign: shared by all windows, it must not favour a direction."""
+        num_samples, horizon = self.sizes.num_samples, self.sizes.prediction_length
+        half = torch.randn(1, -(-num_samples // 2), horizon, generator=generator)
+        noise = torch.cat([half, -half], dim=1)[:, :num_samples]
+        return self.futures(context, noise.to(context.device))
+
+    def _draws(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Noise [B, R, L] and times [B, R] of a loss."""
+        repeats, horizon = self.sizes.diffusion_batch_mul, self.sizes.prediction_length
+        if self.training:
+            return torch.randn(count, repeats, horizon, device=device), torch.rand(count, repeats, device=device)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        noise = torch.randn(1, repeats, horizon, generator=generator).to(device)
+        time = torch.rand(1, repeats, generator=generator).to(device)
+        return noise.expand(count, -1, -1), time.expand(count, -1)
+
+
+def order_statistics(samples: Tensor, levels: Sequence[float]) -> Tensor:
+    """Quantiles [B, Q, L] at `levels` of `samples` [B, M, L], sorted.
+
+    On average a share of (i + 1) / (M + 1) lies below the sample of rank i, counted from 0: levels are read at those,
+    on lines between samples. numpy's default reads them at i / (M - 1), which makes the bands of few samples narrow
+    (72 % where 80 % are asked of 20).
+    """
+    ranked = samples.sort(dim=1).values
+    last = samples.shape[1] - 1
+    position = (torch.tensor(levels, device=samples.device) * (last + 2) - 1).clamp(0, last)
+    below = position.floor().long().clamp(max=max(last - 1, 0))
+    weight = (position - below)[:, None]
+    return torch.lerp(ranked[:, below], ranked[:, (below + 1).clamp(max=last)], weight)
+
+
+def _standardisation(known: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [B, 1] of the seen points of `known` [B, T], which is 0 where nothing is seen."""
+    count = seen.sum(1, keepdim=True).clamp(min=1)
+    location = known.sum(1, keepdim=True) / count
+    variance = ((known - location) * seen).square().sum(1, keepdim=True) / count
+    flat = variance <= FLAT**2
+    return location, torch.where(flat, 1.0, variance.clamp(min=FLAT**2).sqrt())
