@@ -97,6 +97,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "unsupported_format": 415,
     "binary": 415,
     "storage_full": 507,
+    "license_not_accepted": 422,
 }
 _STATUS_BY_TYPE: Sequence[tuple[type[TemperError], int]] = (
     (DataError, 422),

@@ -33,7 +33,11 @@ class BackboneObject(ResponseModel):
     )
     repo: str | None
     revision: str | None
-    weights_available: bool = Field(description="Whether the weights lie on this machine.")
+    pickled: bool = Field(description="Published as a pickle only; what is served are safetensors made of it.")
+    weights_available: bool = Field(description="Whether the weights lie on this machine and may be used.")
+    weights_command: str | None = Field(
+        description="What puts the weights on this machine; null where they ship with the code."
+    )
     tasks: list[str]
     limits: Limits
     quantile_levels: list[float] = Field(description="Native quantiles; empty for point models.")

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from app.backbones.schemas import BackboneList, BackboneObject, Limits, MethodObject, MethodSupport, RivalObject
 from app.errors import NotFound
 from tsfm import catalog
+from tsfm.backbones import places
 from tsfm.backbones.places import find_weights
 from tsfm.errors import WeightsError
 
@@ -64,7 +65,9 @@ def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:
         digest=here or known,
         repo=spec.repo,
         revision=spec.revision,
+        pickled=spec.pickled,
         weights_available=here is not None,
+        weights_command=places.command(spec),
         tasks=list(spec.tasks),
         limits=Limits(
             context_length=spec.context_length,

@@ -8,7 +8,7 @@ from app.cli import backbones, backtest, demo, files, finetune, forecast, jobs, 
 from app.cli.client import EXIT_FAILED, CommandError
 from app.cli.output import print_failure, print_json
 
-NOUNS = frozenset({"jobs", "models", "files", "keys"})
+NOUNS = frozenset({"jobs", "models", "backbones", "files", "keys"})
 
 HELP = """Fine-tune time series models on your own series, and serve what measured better.
 
@@ -23,7 +23,7 @@ app.command("forecast")(forecast.forecast)
 app.command("backtest")(backtest.backtest)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
-app.command("backbones")(backbones.backbones)
+app.add_typer(backbones.app, name="backbones")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 

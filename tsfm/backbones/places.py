@@ -95,18 +95,32 @@ def read_lock(folder: Path) -> dict[str, Any]:
     return found
 
 
+def command(spec: BackboneSpec) -> str | None:
+    """What puts the weights on this machine; None where they ship with the code."""
+    if spec.repo is None and not spec.pickled:
+        return None
+    consent = " --accept-license" if spec.non_commercial else ""
+    if spec.pickled:
+        return f"temper backbones add {spec.name} --path {spec.files[0]}{consent}"
+    return f"temper backbones pull {spec.name}{consent}"
+
+
 def absent(spec: BackboneSpec, weights_dir: Path | None) -> WeightsError:
     """Which files to fetch and where to put them, in a sentence."""
     source = f" (published at {spec.repo}, revision {spec.revision})" if spec.repo else ""
     said = f"The pretrained weights of {spec.name} are not on this machine{source}: "
     if weights_dir is None:
         return WeightsError(f"{said}give weights_dir.")
-    files = " and ".join(spec.files)
+    files, folder = " and ".join(spec.files), weights_dir / spec.name
     if spec.pickled:
-        by_hand = f"or fetch {files} and `temper backbones add {spec.name} --path FILE`, which converts it"
-    else:
-        by_hand = f"or put {files} into {weights_dir / spec.name}"
-    return WeightsError(f"{said}`temper backbones pull {spec.name}`, {by_hand}.")
+        return WeightsError(f"{said}fetch {files} and run `{command(spec)}`, which converts it into {folder}.")
+    if command(spec) is None or (spec.sha256 is not None and not spec.non_commercial):
+        fetch = f"`{command(spec)}`, or " if command(spec) else ""
+        return WeightsError(f"{said}{fetch}put {files} into {folder}.")
+    return WeightsError(
+        f"{said}`{command(spec)}`, which puts {files} into {folder}, or fetch them elsewhere and "
+        f"`temper backbones add {spec.name} --path FOLDER`."
+    )
 
 
 def _has_files(spec: BackboneSpec, folder: Path) -> bool:

@@ -30,7 +30,7 @@ def test_a_noun_alone_means_its_list() -> None:
     assert with_list(["models", "--json"]) == ["models", "list", "--json"]
     assert with_list(["jobs", "show", "x"]) == ["jobs", "show", "x"]
     assert with_list(["jobs", "--help"]) == ["jobs", "--help"]
-    assert with_list(["backbones"]) == ["backbones"]
+    assert with_list(["backbones", "--json"]) == ["backbones", "list", "--json"]
     assert with_list([]) == []
 
 
