@@ -36,6 +36,25 @@ _TTM_R2: dict[str, Any] = {
 }
 """One branch of the repository for each length of context and horizon (`get_model` of granite-tsfm has the list)."""
 
+_MOIRAI_1: dict[str, Any] = {
+    "family": "moirai",
+    "implementation": "moirai1:Moirai1",
+    "revision": "main",
+    "files": ("model.safetensors", "config.json"),
+    "sha256": None,
+    "licence": "CC-BY-NC-4.0",
+    "non_commercial": True,
+    "context_length": 4_096,
+    "prediction_length": 1_024,
+    "max_prediction_length": 1_024,
+    "patch_length": 32,
+    "tasks": ("forecast",),
+    "quantile_levels": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "handles_missing": True,
+    "methods": EVERY_METHOD,
+}
+"""512 tokens hold context and horizon; one pass gives every horizon."""
+
 _UNITS: dict[str, Any] = {
     "family": "units",
     "implementation": "units:UniTS",
@@ -254,6 +273,27 @@ SPECS: tuple[BackboneSpec, ...] = (
         quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         handles_missing=True,
         methods=EVERY_METHOD,
+    ),
+    BackboneSpec(
+        name="moirai-1.1-small",
+        summary="Salesforce's Moirai 1.1, small: a masked encoder with a mixture for every point; not for commercial use.",
+        repo="Salesforce/moirai-1.1-R-small",
+        num_parameters=13_827_528,
+        **_MOIRAI_1,
+    ),
+    BackboneSpec(
+        name="moirai-1.1-base",
+        summary="Salesforce's Moirai 1.1, base; not for commercial use.",
+        repo="Salesforce/moirai-1.1-R-base",
+        num_parameters=91_357_728,
+        **_MOIRAI_1,
+    ),
+    BackboneSpec(
+        name="moirai-1.1-large",
+        summary="Salesforce's Moirai 1.1, large; not for commercial use.",
+        repo="Salesforce/moirai-1.1-R-large",
+        num_parameters=310_970_624,
+        **_MOIRAI_1,
     ),
     BackboneSpec(
         name="units-x32",

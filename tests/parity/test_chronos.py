@@ -1,0 +1,182 @@
+"""Chronos against its own package: golden numbers, published names, and the package's classes beside ours."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chronos.chronos_bolt import ChronosBoltModelForForecasting, ChronosBoltPipeline
+from peft import PeftModel
+from torch import Tensor
+
+from tests.parity.golden import GoldenSet, assert_equal, golden_sets
+from tests.parity.manifests import assert_published, manifest
+from tsfm import catalog, methods
+from tsfm.adapter_files import fold
+from tsfm.artifact import Artifact, open_artifact, write_artifact
+from tsfm.backbones.base import Backbone, Batch
+from tsfm.backbones.chronos_bolt import BoltConfig, ChronosBolt
+from tsfm.backbones.weights import load_tensors, tensors_of
+from tsfm.errors import WeightsError
+
+TOLERANCE = {"rtol": 1e-5, "atol": 5e-4}
+"""The sets' READMEs: five to ten times the float32 rounding of the reference on values of size 50."""
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
+BOLT = golden_sets("chronos_bolt")
+needs_bolt = pytest.mark.skipif(not BOLT, reason="reference numbers are absent (set TEMPER_GOLDEN)")
+
+
+def small() -> ChronosBolt:
+    return ChronosBolt.from_config(SMALL, seed=3).eval()
+
+
+def reference() -> ChronosBoltModelForForecasting:
+    """The package's class with the weights of `small`."""
+    theirs = ChronosBoltModelForForecasting(BoltConfig.parse(SMALL).package()).eval()
+    missing = theirs.load_state_dict(tensors_of(small()), strict=False)
+    assert set(missing.missing_keys) == {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    assert not missing.unexpected_keys
+    return theirs
+
+
+def rows(count: int, length: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(count, length, generator=torch.Generator().manual_seed(seed)).cumsum(1) / 5
+
+
+def tuned(method: str, model: Backbone, folder: Path) -> Artifact:
+    """An adapter after some large steps."""
+    tuner = methods.create(method, catalog.method(method).config())
+    network = tuner.prepare(model)
+    batch = Batch(context=rows(8, 100), target=rows(8, 64, seed=1))
+    tuner.bind(network, [batch], [batch])
+    optimizer = torch.optim.AdamW([p for _, p in tuner.trainable_parameters(network)], lr=3e-2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for step in range(1, 5):
+            network.train().loss(batch).backward()
+            optimizer.step()
+            tuner.after_step(network, step=step, total_steps=4)
+            optimizer.zero_grad(set_to_none=True)
+    made = tuner.export(network.eval(), catalog.backbone("chronos-bolt-tiny"))
+    write_artifact(folder, made.files, {"weights": {"kind": made.kind, **made.facts}}, "")
+    return open_artifact(folder)
+
+
+def network(cls: type[Backbone], config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
+    model = cls.from_config(config, seed=0).eval()
+    load_tensors(model, cls.published_tensors(weights))
+    return model.requires_grad_(False)
+
+
+def arrays(golden: GoldenSet) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in golden.arrays().items()}
+
+
+@needs_bolt
+@pytest.mark.parametrize("golden", BOLT, ids=lambda golden: golden.folder.name)
+class TestBolt:
+    def model(self, golden: GoldenSet) -> ChronosBolt:
+        found = network(ChronosBolt, golden.constructor("weights"), golden.weights("weights"))
+        assert isinstance(found, ChronosBolt)
+        return found
+
+    @pytest.mark.parametrize("suffix", ["", "_nan"])
+    def test_quantiles(self, golden: GoldenSet, suffix: str) -> None:
+        """The protocol sorts what the network says."""
+        model, x, expected = self.model(golden), arrays(golden), golden.arrays()
+        raw = model._quantiles(x[f"x{suffix}"])
+        assert_equal(raw, expected[f"quantiles{suffix}"], **TOLERANCE)
+        said = model.predict(x[f"x{suffix}"], raw.shape[2])
+        assert said.quantiles is not None
+        assert torch.equal(said.quantiles, raw.sort(dim=1).values)
+        assert said.levels == tuple(golden.constructor("weights")["chronos_config"]["quantiles"])
+
+    def test_what_the_encoder_sees_and_says(self, golden: GoldenSet) -> None:
+        model, x, expected = self.model(golden), arrays(golden), golden.arrays()
+        found = model.encode(x["x_nan"])
+        assert_equal(found.scale.location, expected["loc"], rtol=1e-6, atol=1e-6)
+        assert_equal(found.scale.scale, expected["scale"], rtol=1e-6, atol=1e-6)
+        assert_equal(found.embedded, expected["input_embeds"], **CLOSE)
+        assert_equal(found.seen.float(), expected["attention_mask"], rtol=0, atol=0)
+        assert_equal(found.hidden, expected["encoder_out"], **CLOSE)
+
+    @pytest.mark.parametrize("suffix", ["", "_nan"])
+    def test_the_loss_is_the_package_s_before_its_averages(self, golden: GoldenSet, suffix: str) -> None:
+        """Theirs sums over steps and averages over rows; ours averages over observed steps."""
+        model, x, expected = self.model(golden), arrays(golden), golden.arrays()
+        target = x[f"target{suffix}"]
+        observed = int((~target.isnan()).sum())
+        ours = model.loss(Batch(context=x["x"], target=target))
+        assert_equal(ours * observed / len(target), expected[f"loss{suffix}"], **TOLERANCE)
+
+    def test_a_horizon_beyond_one_pass(self, golden: GoldenSet) -> None:
+        model, x, expected = self.model(golden), arrays(golden), golden.arrays()
+        said = model.predict(x["x"], expected["long"].shape[2]).quantiles
+        assert said is not None
+        assert_equal(said, np.sort(expected["long"], axis=1), **TOLERANCE)
+        assert torch.equal(said[..., :5], model.predict(x["x"], 5).quantiles)
+
+
+class TestPublishedBolt:
+    def test_names_shapes_and_counts(self) -> None:
+        published = manifest("chronos-bolt-tiny")
+        assert_published(published, ChronosBolt, ChronosBolt.configs["chronos-bolt-tiny"])
+        assert ChronosBolt.from_config(published.constructor, seed=0).config == ChronosBolt.configs["chronos-bolt-tiny"]
+
+    @pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight"])
+    def test_whichever_name_of_the_tied_tensor_a_file_holds(self, name: str) -> None:
+        model = small()
+        tensors = tensors_of(model)
+        stored = {name if key == "shared.weight" else key: t for key, t in tensors.items()}
+        load_tensors(small(), ChronosBolt.published_tensors(stored))
+        twice = stored | {"decoder.embed_tokens.weight": tensors["shared.weight"] + 1}
+        with pytest.raises(WeightsError, match="one tensor"):
+            ChronosBolt.published_tensors(twice)
+
+
+class TestPackage:
+    """The package's own class and pipeline with the same random weights."""
+
+    def test_horizons_and_losses_of_long_batches(self) -> None:
+        model, theirs = small(), reference()
+        x = rows(5, 400)
+        pipeline = ChronosBoltPipeline(theirs)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # "We recommend keeping prediction length <= 64"
+            expected = pipeline.predict(x, prediction_length=150)
+            said = model.predict(x, 150).quantiles
+        assert said is not None
+        torch.testing.assert_close(said, expected.sort(dim=1).values, **CLOSE)
+
+    def test_gradients_of_the_loss(self) -> None:
+        model, theirs = small(), reference()
+        x, target = rows(3, 100), rows(3, 64, seed=1)
+        model.loss(Batch(context=x, target=target)).backward()  # type: ignore[no-untyped-call]
+        (theirs(context=x, target=target.clone()).loss / 64).backward()
+        expected = dict(theirs.named_parameters())
+        for name, parameter in model.named_parameters():
+            if name in model.unused_parameters:
+                assert not expected[name].grad.any(), f"{name} does something"
+                continue
+            torch.testing.assert_close(parameter.grad, expected[name].grad, **CLOSE)
+
+    @pytest.mark.parametrize("method", ["lora", "trace"])
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks transformers so
+    def test_adapters_open_on_the_package_s_class(
+        self, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """peft asks networks with tied embeddings where these are; the package's class does not say."""
+        adapter = tuned(method, small(), tmp_path)
+        expected = fold(small(), adapter).predict(rows(3, 100), 64).quantiles
+        monkeypatch.setattr(
+            ChronosBoltModelForForecasting, "get_input_embeddings", lambda self: self.shared, raising=False
+        )
+        opened = PeftModel.from_pretrained(reference(), str(adapter.path)).eval()
+        found = opened(context=rows(3, 100)).quantile_preds.sort(dim=1).values
+        torch.testing.assert_close(found, expected, **CLOSE)
+        before = small().predict(rows(3, 100), 64).quantiles
+        assert not torch.allclose(before, found, atol=1e-3), "the adapter changed nothing"

@@ -1,0 +1,111 @@
+"""Chronos: what is particular to it. The contract is in test_contract.py, equality with its package in tests/parity."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.architecture.repo import ROOT
+from tsfm import catalog
+from tsfm.backbones.base import Batch
+from tsfm.backbones.chronos_bolt import ChronosBolt
+from tsfm.backbones.chronos_parts import Scale, empirical_quantiles
+from tsfm.errors import ConfigError
+
+SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
+NAN = torch.nan
+
+
+def bolt(**changes: object) -> ChronosBolt:
+    return ChronosBolt.from_config({**SMALL, **changes}, seed=1).eval()
+
+
+def rows(count: int, length: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(count, length, generator=torch.Generator().manual_seed(seed)).cumsum(1) / 5
+
+
+class TestImport:
+    def test_the_catalogue_loads_no_package_and_a_network_says_nothing(self) -> None:
+        """Neither a warning nor a line of the packages' logs reaches our output."""
+        script = """
+import sys
+from tsfm import catalog
+import tsfm.backbones
+import tsfm.backbones.weights
+assert not {"chronos", "transformers"} & set(sys.modules)
+from tsfm.backbones import build, implementation
+cls = implementation(catalog.backbone("chronos-bolt-tiny"))
+model = build("chronos-bolt-tiny", cls.shrunk(cls.configs["chronos-bolt-tiny"]), seed=0)
+import torch
+model.gradient_checkpointing = True
+model.train().predict(torch.randn(2, 100), 70).point.sum().backward()
+assert "peft" not in sys.modules
+"""
+        command = [sys.executable, "-W", "error", "-c", script]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class TestParts:
+    def test_quantiles_are_torch_s(self) -> None:
+        values, levels = rows(4, 810).reshape(4, 81, 10), torch.tensor([0.0, 0.1, 0.33, 0.5, 0.9, 1.0])
+        expected = torch.quantile(values, levels, dim=1).transpose(0, 1)
+        torch.testing.assert_close(empirical_quantiles(values, levels), expected)
+
+    def test_scales_of_rows_without_spread_and_without_anything(self) -> None:
+        scale = Scale.of(torch.tensor([[NAN, 1.0, 3.0], [2.0, 2.0, NAN], [NAN, NAN, NAN]]))
+        assert scale.location.flatten().tolist() == [2.0, 2.0, 0.0]
+        assert scale.scale.flatten().tolist() == pytest.approx([1.0, 1e-5, 1.0])
+
+
+class TestBolt:
+    @pytest.mark.parametrize(
+        "change",
+        [{"feed_forward_proj": "gated-gelu"}, {"input_patch_stride": 8}, {"quantiles": [0.1, 0.9]}],
+    )
+    def test_variants_that_were_never_published_are_refused(self, change: dict[str, object]) -> None:
+        with pytest.raises(ConfigError):
+            bolt(**change)
+
+    def test_the_embedding_is_one_tensor_under_three_names(self) -> None:
+        model = bolt()
+        names = {name for name, p in model.named_parameters(remove_duplicate=False) if p is model.shared.weight}
+        assert names == {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+
+    def test_bands_keep_widening_beyond_one_pass(self) -> None:
+        """The next block holds the deciles of nine paths, not of the median's continuation."""
+        model = bolt(quantiles=[0.1, 0.5, 0.9])
+        x = rows(2, 200)
+        said = model.predict(x, 128)
+        assert said.quantiles is not None
+        assert torch.equal(said.quantiles[..., :64], model.predict(x, 64).quantiles)
+        alone = model.predict(torch.cat([x, said.point[:, :64]], dim=1), 64).quantiles
+        assert alone is not None
+        width = said.quantiles[:, 2, 64:] - said.quantiles[:, 0, 64:]
+        assert (width.mean() > (alone[:, 2] - alone[:, 0]).mean()).item()
+
+    def test_many_rows_beyond_one_pass_go_through_in_portions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, x = bolt(), rows(5, 60)
+        whole = model.predict(x, 100).quantiles
+        monkeypatch.setattr("tsfm.backbones.chronos_bolt._ROWS", 7)
+        torch.testing.assert_close(model.predict(x, 100).quantiles, whole, rtol=1e-5, atol=1e-5)
+
+    def test_the_loss_of_a_longer_target_is_that_of_its_first_pass(self) -> None:
+        model, x, target = bolt(), rows(3, 100), rows(3, 90, seed=1)
+        longer = model.loss(Batch(context=x, target=target))
+        assert torch.equal(longer, model.loss(Batch(context=x, target=target[:, :64])))
+
+    def test_lora_targets_are_the_published_size_s(self) -> None:
+        """Encoder 4 × 6, decoder 4 × (v and o of itself, four to the encoder, two of the MLP)."""
+        with torch.device("meta"):
+            model = ChronosBolt.from_config(ChronosBolt.configs["chronos-bolt-tiny"], seed=0)
+        found = [name for name, _ in model.named_modules() if re.fullmatch(ChronosBolt.lora_targets, name)]
+        assert len(found) == 4 * 6 + 4 * 8
+
+    def test_its_learning_rates_are_its_authors(self) -> None:
+        spec = catalog.backbone("chronos-bolt-tiny")
+        assert catalog.learning_rate(catalog.method("full"), spec) == 1e-5
+        assert catalog.learning_rate(catalog.method("lora"), spec) == pytest.approx(1e-4)
