@@ -20,7 +20,16 @@ from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
 from tsfm.backbones.layers import ResidualBlock, pad_left, pinball
-from tsfm.backbones.moirai_layers import PADDING, Encoder, Tokens, check_config, packed, standardisation, variate_biases
+from tsfm.backbones.moirai_layers import (
+    PADDING,
+    Encoder,
+    Tokens,
+    check_config,
+    fitting,
+    packed,
+    standardisation,
+    variate_biases,
+)
 from tsfm.errors import ConfigError
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -203,12 +212,11 @@ class Moirai2(Backbone):
         return answers.quantile(levels, dim=1).transpose(0, 1)
 
     def _fitting(self, context: Tensor, prediction_length: int) -> Tensor:
-        """The end of `context` that is read, if `prediction_length` steps are to follow."""
-        patch = self.sizes.patch_size
-        room = self.sizes.max_seq_len - math.ceil(prediction_length / patch)
-        if prediction_length < 1 or room < 1:
-            raise ConfigError(
-                f"Moirai 2 forecasts 1 to {(self.sizes.max_seq_len - 1) * patch} steps, not {prediction_length}.",
-                param="prediction_length",
-            )
-        return context[:, -min(self.sizes.context_length, room * patch) :]
+        sizes = self.sizes
+        return fitting(
+            context,
+            prediction_length,
+            patch=sizes.patch_size,
+            max_tokens=sizes.max_seq_len,
+            context_length=sizes.context_length,
+        )

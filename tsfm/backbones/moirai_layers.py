@@ -87,6 +87,17 @@ def packed(context: Tensor, patch: int, *, future: Tensor | None = None) -> Toke
     )
 
 
+def fitting(context: Tensor, prediction_length: int, *, patch: int, max_tokens: int, context_length: int) -> Tensor:
+    """The end of `context` [B, T] that is read, if `prediction_length` steps are to follow within `max_tokens`."""
+    room = max_tokens - -(-prediction_length // patch)
+    if prediction_length < 1 or room < 1:
+        most = (max_tokens - 1) * patch
+        raise ConfigError(
+            f"This Moirai forecasts 1 to {most} steps, not {prediction_length}.", param="prediction_length"
+        )
+    return context[:, -min(context_length, room * patch) :]
+
+
 def causal_means(x: Tensor) -> Tensor:
     """`x` [B, T], where a missing point is the mean of all before it since the first observed one; 0 before that.
 

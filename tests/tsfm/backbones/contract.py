@@ -4,6 +4,7 @@ A checkpoint whose class shrinks to another size than its first one (another con
 shrinks to a size that is there already runs nothing again.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,11 @@ from tsfm.spec import BackboneSpec
 NAN = torch.nan
 LONGEST_HEAD = 96
 """A random head is drawn for at most so many steps."""
+
+
+RESTING = {"Moirai1": r"^param_proj\.proj\.components\.1\.loc\."}
+"""By class: parameters whose gradient is exactly 0 while no target is near. Moirai's second component is a normal of
+deviation 0.001: no point of a random network's batch lies within the 13 that float32 can tell from nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,12 @@ class Case:
         """Steps of a context that is no multiple of a patch, and has a few of them."""
         wanted = max(64, 2 * self.spec.patch_length) + self.spec.patch_length // 2
         return min(wanted, self.spec.context_length)
+
+    @property
+    def resting(self) -> set[str]:
+        """Parameters that a method trains and a few steps of a random network need not move."""
+        pattern = RESTING.get(self.cls.__name__)
+        return {name for name, _ in self.model.named_parameters() if pattern and re.match(pattern, name)}
 
     def fresh(self, seed: int = 0) -> Backbone:
         """Random weights, with a head where one has to be drawn, in eval mode."""
