@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     broker_url: str = ""
     storage_url: str = ""
     weights_dir: Path | None = None
+    pull_weights: bool = False
     api_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.storage import MissingObject, ObjectStore, Store, blob_key, series_key
 from tsfm.artifact import files_of
 from tsfm.errors import ArtifactError, Cancelled, TemperError
-from worker import measuring
+from worker import fetching, measuring
 from worker.asking import Answers, PriorVerdicts
 from worker.attach import die_with_parent
 from worker.protocol import Assignment, message
@@ -185,6 +185,8 @@ def _run(
         speak("checkpoint", {"metrics": metrics, "digest": checkpoint.digest, "files": files})
 
     try:
+        if settings.pull_weights:
+            fetching.fetch_missing(assignment, settings, report, should_stop)
         result = finetune.run(
             FinetuneRequest.from_mapping(assignment.request),
             load_frame(parquet, assignment.reading),

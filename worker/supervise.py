@@ -183,6 +183,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "TEMPER_HOME": str(settings.home),
         "TEMPER_STORAGE_URL": settings.storage_url,
         "TEMPER_WEIGHTS_DIR": str(settings.weights_path),
+        "TEMPER_PULL_WEIGHTS": str(settings.pull_weights),
         # OpenMP's threads wait by spinning: with another process on one of two cores a step of temper-tiny took
         # 0.8 to 1.6 s so, and 0.16 s with threads that sleep.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),

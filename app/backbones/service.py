@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.backbones.schemas import BackboneList, BackboneObject, Limits, MethodObject, MethodSupport, RivalObject
-from app.errors import NotFound
+from app.errors import ApiError, NotFound
+from app.settings import Settings
 from tsfm import catalog
 from tsfm.backbones import places
 from tsfm.backbones.places import find_weights
@@ -49,6 +50,27 @@ def digest_here(spec: catalog.BackboneSpec, weights_dir: Path) -> str | None:
         return find_weights(spec, weights_dir=weights_dir).digest
     except WeightsError:
         return None
+
+
+def require_weights(spec: catalog.BackboneSpec, settings: Settings, *, accept_license: bool, param: str) -> None:
+    """What a job needs of its backbone: weights that are here, or that its worker may fetch, and consent to a licence
+    that forbids commercial use. Raises 422 `license_not_accepted`, or the `WeightsError` that says how to get them."""
+    if spec.non_commercial and not accept_license:
+        raise ApiError(
+            422,
+            "license_not_accepted",
+            f"The weights of {spec.name} are licensed {spec.licence}: not for commercial use. Say that you accept this "
+            "with accept_license: true.",
+            param="accept_license",
+            details={"licence": spec.licence},
+        )
+    try:
+        find_weights(spec, weights_dir=settings.weights_path)
+    except WeightsError as error:
+        if settings.pull_weights and error.code == "weights_unavailable" and places.may_be_pulled(spec):
+            return
+        error.param = param
+        raise
 
 
 def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:

@@ -46,6 +46,9 @@ def finetune(
     suffix: Annotated[str | None, typer.Option(help="Becomes part of the new model's name.")] = None,
     register_as: Annotated[str | None, typer.Option(help="Existing model to add a version to.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Also train the winning recipe on all history.")] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Accept weights that are not for commercial use.")
+    ] = False,
     id_column: IdColumn = None,
     timestamp_column: TimestampColumn = None,
     target_column: TargetColumn = None,
@@ -71,6 +74,7 @@ def finetune(
         "suffix": suffix,
         "register_as": register_as,
         "refit": refit or None,
+        "accept_license": accept_license or None,
     }
     options = roles(
         id_column=id_column,

@@ -67,7 +67,7 @@ def _value(name: str, text: str) -> Any:
     """Text in the type that the JSON field has; what cannot be is left for the schema to refuse by name."""
     if name in _NUMBERS:
         return int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20 else text
-    if name in {"dry_run", "refit"}:
+    if name in {"dry_run", "refit", "accept_license"}:
         return _FLAGS.get(text.lower(), text)
     if name in _NESTED or (name in _NAMES and text.lstrip().startswith("{")):
         try:

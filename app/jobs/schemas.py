@@ -41,6 +41,9 @@ class JobCreate(RequestModel):
     seed: int = Field(default=0, ge=0)
     suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     register_as: Name | None = Field(default=None, description="Add a version to this fine-tuned model.")
+    accept_license: bool = Field(
+        default=False, description="Needed for backbones whose weights are not for commercial use (GET /v1/backbones)."
+    )
     refit: bool = Field(
         default=False, description="Also train the winning recipe on all history: a second version, not judged."
     )
@@ -137,6 +140,8 @@ class JobObject(ResponseModel):
     seed: int
     initialisation: str | dict[str, Any]
     """ "pretrained", or how the random weights were drawn that it starts from."""
+    accept_license: bool
+    """Whether the request accepted a licence that forbids commercial use."""
     suffix: str | None
     register_as: str | None
     refit: bool

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from app.auth.keys import Principal
+from app.backbones.service import require_weights
 from app.errors import ApiError, Conflict, NotFound
 from app.files import service as files
 from app.files.fields import ROLE_FIELDS, FileSpec
@@ -29,7 +30,6 @@ from app.settings import Settings
 from app.storage import MissingObject, file_key
 from app.tables import File, Job
 from tsfm import catalog
-from tsfm.backbones.places import find_weights
 from tsfm.errors import ConfigError
 from tsfm.request import FinetuneRequest, random_start, resolve
 from tsfm.series.options import ReadOptions
@@ -107,7 +107,9 @@ def requested(spec: JobCreate, services: Services) -> FinetuneRequest:
         }
     )
     if random_start(request.initialisation) is None:
-        find_weights(catalog.backbone(request.backbone), weights_dir=services.settings.weights_path)
+        require_weights(
+            catalog.backbone(request.backbone), services.settings, accept_license=spec.accept_license, param="model"
+        )
     return request
 
 

@@ -40,6 +40,7 @@ def show(job: Job) -> JobObject:
         budget=None if asked["budget_seconds"] is None else {"seconds": asked["budget_seconds"]},
         seed=asked["seed"],
         initialisation=asked.get("initialisation", "pretrained"),
+        accept_license=bool(job.request.get("accept_license", False)),
         suffix=job.suffix,
         register_as=job.register_as,
         refit=bool(asked.get("refit", False)),

@@ -105,6 +105,11 @@ def command(spec: BackboneSpec) -> str | None:
     return f"temper backbones pull {spec.name}{consent}"
 
 
+def may_be_pulled(spec: BackboneSpec) -> bool:
+    """Whether a worker may fetch the weights by itself: they are on a hub, and their licence asks nobody."""
+    return spec.repo is not None and not spec.pickled and not spec.non_commercial
+
+
 def absent(spec: BackboneSpec, weights_dir: Path | None) -> WeightsError:
     """Which files to fetch and where to put them, in a sentence."""
     source = f" (published at {spec.repo}, revision {spec.revision})" if spec.repo else ""
