@@ -1,17 +1,22 @@
 """What is particular to Moirai: packed tokens, what fills gaps, and how far one pass reaches."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.tsfm.backbones.contract import NAN, sines
 from tsfm.backbones.base import Batch
+from tsfm.backbones.moirai1 import DECILES, Moirai1
 from tsfm.backbones.moirai2 import Moirai2
 from tsfm.backbones.moirai_layers import causal_means, packed, rotate_pairs, standardisation
+from tsfm.backbones.moirai_mixture import Mixture
 from tsfm.errors import ConfigError
 
+FIRST = Moirai1.shrunk(Moirai1.configs["moirai-1.1-small"])
 SECOND = Moirai2.shrunk(Moirai2.configs["moirai-2-small"])
 
 
@@ -128,3 +133,137 @@ class TestSecondGeneration:
     def test_what_was_never_published_is_refused(self, change: dict[str, object], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             Moirai2.from_config({**SECOND, **change}, seed=0)
+
+
+@pytest.fixture(scope="module")
+def first() -> Moirai1:
+    return Moirai1.from_config(FIRST, seed=1).eval().requires_grad_(False)
+
+
+def outputs(points: int = 40) -> Tensor:
+    """[12, points] numbers of a network, spread enough that every component leads somewhere."""
+    return 2.0 * torch.randn(12, points, generator=torch.Generator().manual_seed(0))
+
+
+def mixture(numbers: Tensor) -> Mixture:
+    return Mixture.of(numbers, location=torch.tensor(3.0), scale=torch.tensor(2.0))
+
+
+class TestMixture:
+    def test_a_t_of_two_degrees_has_its_closed_form(self) -> None:
+        numbers = torch.zeros(12, 1)
+        numbers[:5, 0] = torch.tensor([40.0, 0.0, 0.0, 0.0, -40.0])  # the t alone, df = 2
+        levels = (0.01, 0.1, 0.5, 0.9, 0.99)
+        said = (mixture(numbers).quantiles(levels)[:, 0] - 3.0) / 2.0 / math.log(2.0)
+        p = torch.tensor(levels)
+        torch.testing.assert_close(said, (2 * p - 1) / (2 * p * (1 - p)).sqrt(), rtol=1e-4, atol=1e-5)
+
+    def test_quantiles_are_those_of_samples(self) -> None:
+        """Shares of 20,000 draws of torch's own distributions below each quantile: four standard errors are 0.014."""
+        one = mixture(outputs())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            size = (20_000,)
+            drawn = torch.stack(
+                [
+                    torch.distributions.StudentT(one.t_df, one.t_loc, one.t_scale).sample(size),
+                    torch.distributions.Normal(one.normal_loc, 1e-3).sample(size),
+                    torch.distributions.NegativeBinomial(one.nb_total_count, logits=one.nb_logits).sample(size),
+                    torch.distributions.LogNormal(one.ln_loc, one.ln_scale).sample(size),
+                ],
+                dim=-1,
+            )
+            chosen = torch.distributions.Categorical(logits=one.log_weights).sample(size)
+        draws = drawn.gather(-1, chosen[..., None])[..., 0] * 2.0 + 3.0
+        below = 2.0 * 1e-3  # half a bar of a count, and a hair
+        for level, quantile in zip(DECILES, one.quantiles(DECILES), strict=True):
+            assert ((draws < quantile - below).float().mean(0) < level + 0.015).all()
+            assert ((draws < quantile + below).float().mean(0) > level - 0.015).all()
+
+    def test_the_density_is_torch_s(self) -> None:
+        """Each component by itself, at values on both sides of zero."""
+        one = mixture(outputs(5))
+        x = torch.tensor([-0.7, 0.0, 0.4, 1.0, 2.5])
+        t = torch.distributions.StudentT(one.t_df, one.t_loc, one.t_scale).log_prob(x)
+        normal = torch.distributions.Normal(one.normal_loc, 1e-3).log_prob(x)
+        positive, count = x.clamp(min=1e-6), x.clamp(min=0)
+        skewed = torch.distributions.LogNormal(one.ln_loc, one.ln_scale).log_prob(positive)
+        bar = torch.distributions.NegativeBinomial(
+            one.nb_total_count, logits=one.nb_logits, validate_args=False
+        ).log_prob(count)
+        parts = torch.stack(
+            [t, normal, torch.where(x >= 0, bar, -torch.inf), torch.where(x > 0, skewed, -torch.inf)], dim=-1
+        )
+        expected = (one.log_weights + parts).logsumexp(-1) - math.log(2.0)
+        torch.testing.assert_close(one.log_prob(2.0 * x + 3.0), expected, rtol=1e-4, atol=1e-4)
+
+    def test_gradients_of_quantiles_are_their_slopes(self) -> None:
+        numbers = 0.3 * outputs(6)
+        numbers[1] -= 5.0  # hardly any of the narrow component: finite differences would jump over it
+        numbers[2] -= 5.0
+        direction = torch.randn(12, 6, generator=torch.Generator().manual_seed(4))
+        leaf = numbers.clone().requires_grad_()
+        mixture(leaf).quantiles((0.3, 0.5, 0.8)).sum().backward()
+        assert leaf.grad is not None
+        found = (leaf.grad * direction).sum(0)
+        step = 1e-2
+        ahead, behind = (
+            mixture(numbers + sign * step * direction).quantiles((0.3, 0.5, 0.8)).sum(0) for sign in (1, -1)
+        )
+        torch.testing.assert_close(found, (ahead - behind) / (2 * step), rtol=2e-2, atol=2e-2)
+
+    def test_wild_parameters_give_finite_sorted_quantiles_and_densities(self) -> None:
+        numbers = 60.0 * outputs(200)
+        leaf = numbers.clone().requires_grad_()
+        one = mixture(leaf)
+        said = one.quantiles(DECILES)
+        assert said.isfinite().all()
+        assert (said.diff(dim=0) >= 0).all()
+        (said.sum() + one.log_prob(torch.linspace(-50, 50, 200)).sum()).backward()
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+
+
+class TestFirstGeneration:
+    def test_one_series_a_row_is_the_whole_network_for_less(self, first: Moirai1) -> None:
+        """The other patch size and its columns stand by, as the packed form has them."""
+        x = gappy()
+        one = packed(x, 32, future=torch.full((3, 64), NAN))
+        wide = {"values": F.pad(one.values, (0, 32)), "observed": F.pad(one.observed, (0, 32))}
+        many = dataclasses.replace(one, **wide, variate=torch.zeros_like(one.time))
+        whole = first.mixture_of_tokens(many, torch.full_like(one.time, 32))
+        said = first._after(x, torch.full((3, 64), NAN))
+        for name in ("log_weights", "t_df", "nb_logits", "ln_scale"):
+            expected = getattr(whole, name)[:, -2:]
+            assert expected[:, :, 32:].isnan().all()
+            torch.testing.assert_close(getattr(said, name), expected[:, :, :32].flatten(1, 2), rtol=1e-5, atol=1e-5)
+
+    def test_of_a_small_patch_only_the_first_component_s_weight_depends_on_the_input(self, first: Moirai1) -> None:
+        """The published quirk: 4 * 32 of 4 * 64 rows have weights, and are read as [4, 64]."""
+        logits = first.param_proj.proj["weights_logits"]
+        x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+        said = logits(x, 0)
+        assert said.shape == (5, 4, 32)
+        assert not torch.equal(said[0, 1], said[1, 1])
+        assert torch.equal(said[0, 2:], said[1, 2:])
+        assert torch.equal(said[0, 2:], logits.bias[0].view(4, 64)[2:, :32])
+
+    def test_the_target_is_masked_and_not_looked_at(self, first: Moirai1) -> None:
+        x = gappy()
+        one = first._after(x, torch.zeros(3, 40)).quantiles(DECILES)
+        assert torch.equal(one, first._after(x, torch.full((3, 40), 7.0)).quantiles(DECILES))
+
+    def test_a_published_config_is_read_and_others_are_refused(self) -> None:
+        kinds = ("student_t.StudentTOutput", "normal.NormalFixedScaleOutput")
+        kinds += ("negative_binomial.NegativeBinomialOutput", "log_normal.LogNormalOutput")
+        components = [{"_target_": f"uni2ts.distribution.{kind}"} for kind in kinds]
+        published = {**FIRST, "distr_output": {"components": components}}
+        model = Moirai1.from_config(published, seed=1)
+        assert model.config["patch_size"] == 32
+        assert Moirai1.from_config({**published, "patch_sizes": [8, 16]}, seed=1).config["patch_size"] == 16
+        with pytest.raises(ConfigError, match="mixture"):
+            Moirai1.from_config({**published, "distr_output": {"components": components[::-1]}}, seed=0)
+        with pytest.raises(ConfigError, match="not 24"):
+            Moirai1.from_config({**published, "patch_size": 24}, seed=0)
+        with pytest.raises(ConfigError, match="1 to 224 steps"):
+            Moirai1.from_config({**published, "max_seq_len": 8}, seed=0).predict(gappy(), 225)
