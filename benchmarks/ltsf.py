@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sets import TABLE, SetSpec, panels
+from sets import PAPERS, TABLE, SetSpec, panels
 from torch.nn import functional
 
 from tsfm.backbones.base import Backbone
@@ -113,8 +113,8 @@ class Caps:
 
 
 def standardised(name: str, data: Path) -> Standardised:
-    """The set `name` of the table; `KeyError` for another name."""
-    spec = {spec.name: spec for spec in TABLE}[name]
+    """The set `name` of the table or of a paper; `KeyError` for another name."""
+    spec = {spec.name: spec for spec in (*TABLE, *PAPERS)}[name]
     panel = panels(without_sentinel(spec), data)[0]
     known = panel.values[: panel.train_end]
     values = ((panel.values - known.mean(0)) / known.std(0)).astype(np.float32)

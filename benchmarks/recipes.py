@@ -94,6 +94,34 @@ def selected(by: str) -> tuple[Trial, ...]:
     return tuple(dataclasses.replace(trial, options={**trial.options, "selection": by}) for trial in TRACE)
 
 
+AS_PUBLISHED: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 2_048,
+    "evaluations_per_epoch": 1,
+    "patience": 10,
+    "warmup_fraction": 0.0,
+}
+"""SFF's own schedule (papers.md §2.4): ten epochs, all of them run, read after each. Two things differ: the rate falls
+by a cosine instead of by halves, and gradients are clipped at 1."""
+
+
+def as_published() -> tuple[Recipe, ...]:
+    """The contenders of SFF's tables at their rate; `full` gets as many trials as SFF has alphas (evaluation.md §6)."""
+    alphas = tuple(trial for alpha in (0.3, 0.5, 0.7, 0.9) for trial in rates(3e-5, alpha=alpha))
+    return (
+        Recipe(name="sff, as published", method="sff", trials=alphas, **AS_PUBLISHED),
+        Recipe(name="full, as published", method="full", trials=rates(3e-5, 1e-5, 1e-4, 3e-4), **AS_PUBLISHED),
+        Recipe(name="scratch, as published", method="scratch", trials=rates(3e-5), **AS_PUBLISHED),
+        Recipe(
+            name="linear_probe, as published",
+            method="linear_probe",
+            trials=rates(3e-5, reinit_head=True),
+            **AS_PUBLISHED,
+        ),
+        Recipe(name="lora, as published", method="lora", trials=rates(3e-5, rank=8, lora_alpha=16.0), **AS_PUBLISHED),
+    )
+
+
 def recipes(set_name: str) -> dict[str, Recipe]:
     """Every contender on a set, by name."""
     listed: Iterable[Recipe] = (
@@ -131,6 +159,7 @@ def recipes(set_name: str) -> dict[str, Recipe]:
             method="l2_sp",
             trials=tuple(t for beta in (1e-3, 1e-2, 1e-1) for t in rates(3e-5, beta=beta)),
         ),
+        *as_published(),
     )
     return {recipe.name: recipe for recipe in listed}
 

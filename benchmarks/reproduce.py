@@ -30,11 +30,12 @@ from common import RESULTS, ROOT, append, facts
 from ltsf import Blocks, Caps, LtsfWindows, Standardised
 from recipes import Recipe, Trial, create, known, recipes
 from reproduce_table import load, print_tables
-from sets import TABLE
+from sets import PAPERS, TABLE
 
 from tsfm import catalog
 from tsfm.backbones.base import Backbone, Batch
-from tsfm.backbones.weights import load_backbone
+from tsfm.backbones.places import Checkpoint, find_weights
+from tsfm.backbones.weights import open_checkpoint
 from tsfm.methods.base import Method
 from tsfm.progress import Progress, Reporter
 from tsfm.provenance import identity_of
@@ -44,6 +45,7 @@ FEW = ("zero_shot", "linear_probe", "head_decoder", "full", "sff", "lora", "trac
 SEEDS = (0, 1, 2, 3, 4)
 PUBLISHED_FOLDERS = {"ttm-r2": "ttm_r2_512_96"}
 """Where the published weights of a backbone lie among the data."""
+CPU = torch.device("cpu")
 BEST_EPOCH_WINDOWS = 1_000
 """Test windows on which the best epoch is looked for."""
 
@@ -60,6 +62,8 @@ class Question:
     caps: Caps
     first_seed: int
     """Trials are picked under it."""
+    context: int | None = None
+    """Steps of history; None: the backbone's longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +83,26 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="every cell of the table, in its order")
     parser.add_argument("--table", action="store_true", help="print the tables of what is done, and run nothing")
     parser.add_argument("--backbone", default="ttm-r2", choices=list(catalog.BACKBONES))
-    parser.add_argument("--sets", nargs="+", default=["ETTh1"], choices=[spec.name for spec in TABLE])
+    parser.add_argument("--sets", nargs="+", default=["ETTh1"], choices=[spec.name for spec in (*TABLE, *PAPERS)])
     parser.add_argument("--methods", nargs="+", default=list(FEW), help="names of recipes.py")
     parser.add_argument("--horizon", type=int, default=96)
+    parser.add_argument("--context", type=int, help="steps of history (default: the backbone's longest)")
     parser.add_argument("--fraction", type=float, default=0.05)
     parser.add_argument("--fraction-mode", default="first", choices=["first", "strided"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--train-windows", type=int, default=Caps().train, help="at most so many an epoch (0: all)")
     parser.add_argument("--validation-windows", type=int, default=Caps().validation, help="at most so many (0: all)")
     parser.add_argument("--no-best-epoch", action="store_true", help="leave the papers' figure out: saves time")
+    parser.add_argument("--device", type=torch.device, default=CPU, help='"cuda" where there is one')
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     cells = options.results / "reproduce.jsonl"
     if options.table:
         print_tables(load(cells))
         return
+    longest = catalog.backbone(options.backbone).context_length
+    if options.context is not None and not 1 <= options.context <= longest:
+        parser.error(f"--context: {options.backbone} reads 1 to {longest} steps.")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
     with trainers.listed():
@@ -129,6 +138,7 @@ def question(options: argparse.Namespace, set_name: str, fraction: float) -> Que
         mode=options.fraction_mode,
         caps=Caps(train=options.train_windows, validation=options.validation_windows),
         first_seed=options.seeds[0],
+        context=options.context,
     )
 
 
@@ -136,7 +146,7 @@ def run(works: Iterator[Work], options: argparse.Namespace, cells: Path) -> None
     """Every cell that is not there yet, the first seed of all methods first; what this version has not is left out."""
     for asked_for, names, seeds in works:
         data = ltsf.standardised(asked_for.set_name, data_folder())
-        bench = Bench(asked_for, data, cells, with_best_epoch=not options.no_best_epoch)
+        bench = Bench(asked_for, data, cells, device=options.device, with_best_epoch=not options.no_best_epoch)
         listed = recipes(asked_for.set_name)
         chosen = [listed[name] for name in names if known(listed[name])]
         for seed, recipe in product(seeds, chosen):
@@ -147,19 +157,30 @@ def run(works: Iterator[Work], options: argparse.Namespace, cells: Path) -> None
 class Bench:
     """The cells of one question."""
 
-    def __init__(self, asked_for: Question, data: Standardised, cells: Path, *, with_best_epoch: bool) -> None:
+    def __init__(
+        self,
+        asked_for: Question,
+        data: Standardised,
+        cells: Path,
+        *,
+        with_best_epoch: bool,
+        device: torch.device = CPU,
+    ) -> None:
         self.question, self.data, self.cells, self.with_best_epoch = asked_for, data, cells, with_best_epoch
+        self.device = device
         self.spec = catalog.backbone(asked_for.backbone)
+        self.context = self.spec.context_length if asked_for.context is None else asked_for.context
         self.blocks: Blocks = ltsf.blocks(
             data,
-            context_length=self.spec.context_length,
+            context_length=self.context,
             prediction_length=asked_for.horizon,
             fraction=asked_for.fraction,
             mode=asked_for.mode,
             caps=asked_for.caps,
         )
         self.few_test = self.blocks.test.thinned(BEST_EPOCH_WINDOWS)
-        self.pretrained = pretrained(self.spec)
+        self.checkpoint, network = opened(self.spec)
+        self.pretrained = network.to(device)
 
     def cell(self, recipe: Recipe, seed: int) -> None:
         """Trains, picks and reads test, unless the cell is there; a seed but the first takes the first one's pick."""
@@ -225,11 +246,13 @@ class Bench:
         config = recipe.train_config(trial, seed=seed)
         windows = self.blocks.train.by_origin() if recipe.by_origin else self.blocks.train
         method = create(recipe.method, trial.options, seed=seed)
-        model = method.prepare(copy.deepcopy(self.pretrained))
+        model = copy.deepcopy(self.pretrained).cpu()
+        model.fit_to(self.spec.tuned_length(self.question.horizon), seed=seed)
+        model = method.prepare(model).to(self.device)
         method.bind(
             model,
-            some(self.blocks.validation, method.num_selection_windows, config.batch_size),
-            some(self.blocks.train, method.num_start_windows, config.batch_size),
+            some(self.blocks.validation, method.num_selection_windows, config.batch_size, self.device),
+            some(self.blocks.train, method.num_start_windows, config.batch_size, self.device),
         )
         per_epoch = steps_per_epoch(len(windows), config)
         watch = BestEpoch(self.few_test, per_epoch, max(1, per_epoch // config.evaluations_per_epoch))
@@ -252,7 +275,7 @@ class Bench:
                     state_path=Path(folder) / "run.safetensors",
                     identity="",
                 ),
-                device=torch.device("cpu"),
+                device=self.device,
                 reporter=Reporter(ignore),
                 should_stop=lambda: None,
             )
@@ -261,6 +284,7 @@ class Bench:
     def facts(self, recipe: Recipe, seed: int) -> dict[str, Any]:
         asked_for = self.question
         return {
+            **({} if self.context == self.spec.context_length else {"context": self.context}),
             "backbone": asked_for.backbone,
             "set": asked_for.set_name,
             "horizon": asked_for.horizon,
@@ -282,7 +306,7 @@ class Bench:
                 **self.facts(recipe, seed),
                 "recipe": asdict(recipe),
                 "first_seed": self.question.first_seed if recipe.trials else None,
-                "weights": self.spec.sha256,
+                "weights": self.checkpoint.sha256,
                 "data": self.data.sha256,
             }
         )
@@ -313,12 +337,13 @@ def short(method_facts: dict[str, Any]) -> dict[str, Any]:
     return {name: len(v) if isinstance(v, list | dict) else v for name, v in method_facts.items()}
 
 
-def some(windows: LtsfWindows, count: int, batch_size: int) -> list[Batch]:
+def some(windows: LtsfWindows, count: int, batch_size: int, device: torch.device) -> list[Batch]:
     """At most `count` windows, evenly strided, in batches: what `Method.bind` is given."""
     wanted = min(len(windows), count)
     indices = np.linspace(0, len(windows) - 1, wanted).round().astype(np.int64)
     cuts = [windows.batch(indices[i : i + batch_size]) for i in range(0, wanted, batch_size)]
-    return [Batch(context=torch.from_numpy(c.context), target=torch.from_numpy(c.target)) for c in cuts]
+    tensors = [(torch.from_numpy(c.context).to(device), torch.from_numpy(c.target).to(device)) for c in cuts]
+    return [Batch(context=context, target=target) for context, target in tensors]
 
 
 def data_folder() -> Path:
@@ -327,12 +352,19 @@ def data_folder() -> Path:
 
 def pretrained(spec: catalog.BackboneSpec) -> Backbone:
     """From TEMPER_WEIGHTS_DIR, or from the published files among the data."""
-    named = os.environ.get("TEMPER_WEIGHTS_DIR")
-    if named or spec.name not in PUBLISHED_FOLDERS:
-        return load_backbone(spec, weights_dir=Path(named) if named else None).requires_grad_(False)
+    return opened(spec)[1]
+
+
+def opened(spec: catalog.BackboneSpec) -> tuple[Checkpoint, Backbone]:
+    """The network, and which weights it holds."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / spec.name).symlink_to((data_folder() / PUBLISHED_FOLDERS[spec.name]).absolute())
-        return load_backbone(spec, weights_dir=Path(folder)).requires_grad_(False)
+        named = os.environ.get("TEMPER_WEIGHTS_DIR")
+        weights_dir = Path(named) if named else None
+        if weights_dir is None and spec.name in PUBLISHED_FOLDERS:
+            weights_dir = Path(folder)
+            (weights_dir / spec.name).symlink_to((data_folder() / PUBLISHED_FOLDERS[spec.name]).absolute())
+        checkpoint = find_weights(spec, weights_dir=weights_dir)
+        return checkpoint, open_checkpoint(checkpoint).requires_grad_(False)
 
 
 def ignore(_: Progress) -> None: ...

@@ -122,6 +122,15 @@ class TestRecipes:
         for field in ("epochs", "batch_size", "evaluations_per_epoch", "patience", "weight_decay"):
             assert getattr(listed["full"], field) == getattr(listed["sff"], field) == getattr(listed["trace"], field)
 
+    def test_sff_s_own_schedule_gives_full_as_many_trials(self, bench: Any) -> None:
+        listed = bench("recipes").recipes("ETTh1")
+        sff, full = listed["sff, as published"], listed["full, as published"]
+        assert [trial.options["alpha"] for trial in sff.trials] == [0.3, 0.5, 0.7, 0.9]
+        assert len(full.trials) == len(sff.trials)
+        assert full.trials[0].learning_rate == 3e-5
+        config = sff.train_config(sff.trials[0], seed=0)
+        assert (config.max_epochs, config.batch_size, config.warmup_fraction) == (10, 2_048, 0.0)
+
     def test_ibm_s_recipe_trains_decoder_and_head_under_its_dropout(self, bench: Any) -> None:
         model = small()
         method: Method = bench("recipes").create("head_decoder", {"head_dropout": 0.7}, seed=0)
@@ -142,7 +151,7 @@ class TestRecipes:
 class TestCells:
     @pytest.fixture
     def small_bench(self, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        """`cells()` runs two methods and seeds of the toy on a made set of noise, and answers the lines so far."""
+        """`cells(…)` runs two methods and seeds of the toy on a made set of noise, and answers the lines so far."""
         reproduce, ltsf = bench("reproduce"), bench("ltsf")
         recipe = bench("recipes").Recipe
         trials = bench("recipes").rates(1e-3, 3e-3)
@@ -159,8 +168,8 @@ class TestCells:
         words = ["--backbone", "toy", "--methods", *quick, "--horizon", "12", "--fraction", "1", "--seeds", "0", "1"]
         words += ["--train-windows", "90", "--validation-windows", "30", "--results", str(tmp_path)]
 
-        def cells() -> list[dict[str, Any]]:
-            monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
+        def cells(*more: str) -> list[dict[str, Any]]:
+            monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, *more])
             before = torch.get_num_threads()
             reproduce.main()
             torch.set_num_threads(before)
@@ -182,6 +191,34 @@ class TestCells:
         assert "best_epoch" not in other
         assert full["mse"] != other["mse"]
         assert small_bench() == first
+        assert small_bench("--context", "32") == first, "the backbone's own"
+
+    def test_a_shorter_context_is_another_cell_and_a_longer_one_is_refused(
+        self, small_bench: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ("--methods", "zero_shot", "--fraction-mode", "strided", "--fraction", "0.25")
+        whole, short = small_bench(*words)[0], small_bench(*words, "--context", "24")[1]
+        assert "context" not in whole
+        assert short["context"] == 24
+        assert short["mse"] != whole["mse"]
+        assert "toy, context 24, horizon 12, 25% of train (strided)" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            small_bench("--context", "33")
+
+
+def test_published_figures_stand_beside_their_own_protocol_only(bench: Any) -> None:
+    table = bench("reproduce_table").tables
+    cell = {
+        "backbone": "timer-v1-forecast",
+        "set": "ETTh1",
+        "horizon": 96,
+        "fraction": 0.25,
+        "fraction_mode": "strided",
+    }
+    line = {**cell, "method": "sff, as published", "seed": 0, "mse": 0.35}
+    assert "| SFF's authors, `sff` |  | 0.35060 |" in table([line])
+    for change in ({"fraction_mode": "first"}, {"horizon": 48}, {"fraction": 0.05}, {"backbone": "timer-84m"}):
+        assert "SFF's authors" not in table([{**line, **change}])
 
 
 def test_a_win_is_a_mean_of_five_seeds_below_every_bar_by_a_standard_error(bench: Any) -> None:
