@@ -1,5 +1,7 @@
 """TimesFM 2.5 against Google's package: its numbers for tiny random networks, and itself where it is installed."""
 
+import importlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from tests.parity.golden import GoldenSet, assert_equal, golden_sets
 from tests.parity.manifests import assert_published, manifest
-from tsfm.backbones.timesfm import TimesFM, running_moments
+from tsfm.backbones.timesfm import TimesFM, TimesFMConfig, running_moments
+from tsfm.errors import ConfigError
 
 TOLERANCE = {"rtol": 1e-5, "atol": 3e-3}
 """The set's README, on values of size 100."""
@@ -112,3 +115,101 @@ class TestPublished:
     @pytest.mark.parametrize("layout", ["timesfm-2.5-200m-pytorch", "timesfm-2.5-200m-transformers"])
     def test_names_and_shapes_of_either_layout_load(self, layout: str) -> None:
         assert_published(manifest(layout), TimesFM, TimesFM.configs["timesfm-2.5"])
+
+
+TINY = {"hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 3}
+
+
+def draw(network: torch.nn.Module) -> torch.nn.Module:
+    """Random in every tensor: norms and scales that all are 1 would hide each other."""
+    generator = torch.Generator().manual_seed(4)
+    for parameter in network.parameters():
+        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + float(parameter.ndim == 1))
+    return network.eval().requires_grad_(False)
+
+
+def walks(count: int, length: int) -> Tensor:
+    return 50 + torch.randn(count, length, generator=torch.Generator().manual_seed(5)).cumsum(1)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """Google's forecaster around its network at a tiny size."""
+    pytest.importorskip("timesfm", reason="Google's package is not installed: pip install -e '.[parity]'")
+    published = importlib.import_module("timesfm.timesfm_2p5.timesfm_2p5_torch")
+    full, width = published.TimesFM_2p5_200M_torch_module.config, TINY["hidden_size"]
+    layer = replace(
+        full.stacked_transformers.transformer,
+        model_dims=width,
+        hidden_dims=TINY["intermediate_size"],
+        num_heads=TINY["num_attention_heads"],
+    )
+    small = replace(
+        full,
+        tokenizer=replace(full.tokenizer, hidden_dims=width, output_dims=width),
+        stacked_transformers=replace(
+            full.stacked_transformers, num_layers=TINY["num_hidden_layers"], transformer=layer
+        ),
+        output_projection_point=replace(full.output_projection_point, input_dims=width, hidden_dims=width),
+        output_projection_quantiles=replace(full.output_projection_quantiles, input_dims=width, hidden_dims=width),
+    )
+    network = type("Small", (published.TimesFM_2p5_200M_torch_module,), {"config": small})()
+    forecaster = published.TimesFM_2p5_200M_torch(torch_compile=False)
+    forecaster.model = draw(network)
+    forecaster.model.device = torch.device("cpu")
+    return forecaster
+
+
+class TestPackage:
+    """The extra "parity"."""
+
+    @pytest.mark.parametrize("flip", [False, True])
+    @pytest.mark.parametrize("horizon", [40, 300])
+    def test_forecasts(self, theirs: Any, flip: bool, horizon: int) -> None:
+        options = {
+            "max_context": 256,
+            "max_horizon": 384,
+            "per_core_batch_size": 3,
+            "use_continuous_quantile_head": True,
+            "fix_quantile_crossing": True,
+            "force_flip_invariance": flip,
+            "infer_is_positive": False,
+        }
+        theirs.compile(importlib.import_module("timesfm").ForecastConfig(**options))
+        ours = TimesFM.from_config({**TINY, "flip_invariance": flip}, seed=0).eval().requires_grad_(False)
+        ours.load_state_dict(TimesFM.published_tensors(theirs.model.state_dict()), strict=True)
+        x = walks(3, 256)
+        x[1, :90] = torch.nan
+        x[2, 100:117] = torch.nan
+        point, full = theirs.forecast(horizon, [row.numpy().copy() for row in x])
+        said = ours.predict(x, horizon)
+        assert said.quantiles is not None
+        assert_equal(said.point, point, **TOLERANCE)
+        assert_equal(said.quantiles.transpose(1, 2), full[..., 1:], **TOLERANCE)
+
+
+class TestTransformers:
+    """The class of `transformers`, as a container of the same names; its loss and its clamp are not ours."""
+
+    @pytest.mark.filterwarnings("ignore")  # theirs
+    def test_weights_of_ours_load_strictly_and_forecast_the_same(self) -> None:
+        transformers = importlib.import_module("transformers")
+        ours = draw(TimesFM.from_config(TINY, seed=0))
+        assert isinstance(ours, TimesFM)
+        head_width = TINY["hidden_size"] // TINY["num_attention_heads"]
+        sizes = {**TINY, "head_dim": head_width, "num_key_value_heads": TINY["num_attention_heads"]}
+        theirs = transformers.TimesFm2_5ModelForPrediction(transformers.TimesFm2_5Config(**sizes)).eval()
+        theirs.load_state_dict(ours.state_dict(), strict=True)
+        x = walks(2, 256)
+        with torch.inference_mode():
+            out = theirs(list(x), forecast_context_len=256, force_flip_invariance=False, truncate_negative=False)
+        assert_equal(ours.predict(x, 128).point, out.mean_predictions.numpy(), **TOLERANCE)
+        assert_equal(ours._columns(x, 128), out.full_predictions.numpy(), **TOLERANCE)
+
+    def test_a_published_config_is_read_as_it_lies(self) -> None:
+        transformers = importlib.import_module("transformers")
+        config = transformers.TimesFm2_5Config().to_dict()
+        with torch.device("meta"):
+            assert TimesFM.from_config(config, seed=0).sizes == TimesFMConfig()
+        with pytest.raises(ConfigError, match="activation"):
+            TimesFM.from_config({**config, "activation": "relu"}, seed=0)
