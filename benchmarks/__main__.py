@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = (
     "training",
     "methods",
+    "backbones",
     "dsic",
     "landscape",
     "ingestion",
@@ -32,8 +33,8 @@ NAMES = (
     "gate",
 )
 
-OPTIONS = {"reproduce": ["--table"], "sff_search": ["--table"]}
-"""What a run of everything asks of a benchmark that would take days: `reproduce --plan` fills its table."""
+OPTIONS = {"reproduce": ["--table"], "sff_search": ["--table"], "backbones": ["--table"]}
+"""What a run of everything asks of a benchmark that would take hours or days by itself."""
 
 
 def main(words: list[str]) -> int:

@@ -17,7 +17,18 @@ from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
 
 FOLDER = ROOT / "benchmarks"
-HELPERS = {"__main__", "common", "sets", "trainers", "ltsf", "recipes", "reproduce_table", "planted"}
+HELPERS = {
+    "__main__",
+    "common",
+    "sets",
+    "trainers",
+    "ltsf",
+    "recipes",
+    "reproduce_table",
+    "planted",
+    "references",
+    "backbones_table",
+}
 Bench = Callable[[str], ModuleType]
 
 
@@ -184,6 +195,57 @@ def test_planted_jobs_are_judged_once(bench: Bench, tmp_path: Path, monkeypatch:
     assert [(row.unit, len(row.details["jobs"])) for row in rows] == [("%", 1), ("%", 1)]
     assert gate.measure(asked) == rows
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 2
+
+
+def test_backbones_are_measured_beside_a_reference_and_once(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, with our own network as its own reference."""
+    backbones, references = bench("backbones"), bench("references")
+
+    def itself(implementation: str, config: dict[str, Any], *, horizon: int) -> Any:
+        network = backbones.implementation(backbones.catalog.backbone("units-x32")).from_config(config, seed=0)
+        return references.Reference(
+            package="itself",
+            network=network,
+            forward=lambda context: network.predict(context, horizon).point,
+            loss=lambda context, target: network.loss(backbones.Batch(context=context, target=target)),
+        )
+
+    def here(part: str, name: str, asked: argparse.Namespace, *, batch: int) -> dict[str, Any]:
+        measured: dict[str, Any] = backbones.PARTS[part](
+            backbones.catalog.backbone(name), options(**{**vars(asked), "batch": batch})
+        )
+        return measured
+
+    monkeypatch.setattr(backbones, "CONTEXT", 64)
+    monkeypatch.setattr(backbones, "SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(backbones, "reference", itself)
+    monkeypatch.setattr(backbones, "in_process", here)
+    asked = options(
+        backbones=["units-x32"],
+        size="tiny",
+        rounds=1,
+        seconds=60.0,
+        step_seconds=60.0,
+        threads=0,
+        cells=tmp_path / "cells.jsonl",
+        table=False,
+    )
+    rows = backbones.measure(asked)
+    assert [row.question.split(":")[1].split(",")[0] for row in rows] == [" forecast", " forecast", " training step"]
+    assert all(row.figure > 0 and row.bar == 1.0 for row in rows)
+    (cell,) = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert cell["times"]["trainable"]["trace"] < cell["times"]["trainable"]["full"] < cell["times"]["parameters"]
+    assert backbones.measure(asked) == rows
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 1
+    assert "| units-x32 (tiny) | itself |" in capsys.readouterr().out
+
+
+def test_a_reference_that_is_not_there_says_why(bench: Bench) -> None:
+    references = bench("references")
+    with pytest.raises(references.AbsentReference, match="GitHub only"):
+        references.reference("units:UniTS", {}, horizon=96)
 
 
 def test_what_seeds_cannot_tell_apart_is_a_tie(bench: Bench) -> None:

@@ -1,0 +1,384 @@
+"""What does each backbone cost on a CPU at its published size, and is ours as fast as its authors' code?
+
+    python benchmarks/backbones.py                          every backbone; a second call skips what is done
+    python benchmarks/backbones.py --backbones units-x32    some
+    python benchmarks/backbones.py --table                  the Markdown of docs/benchmarks.md from what is done
+
+Random weights: cost does not depend on what the weights say. A backbone is measured in processes of its own: one for
+all times, and one each for the peak of memory of a forecast and of a training step. A forecast is `predict` of one
+pass after 512 steps (where the network has one fixed context, that), a training step loss, backward, clipping and AdamW
+in float32. Ours and the authors' network (`references.py`) take turns in one process, round by round; a ratio is the
+median over the rounds. Batches of training are 32 or the largest power of two that fits the memory and the time given;
+the table says which. The extra "parity" has to be installed for references other than Chronos: without it their cells
+stay open, and a later run measures them again.
+"""
+
+import argparse
+import contextlib
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from backbones_table import markdown, ratios
+from common import MIB, RESULTS, Row, append, facts, median, peak_rss_bytes, run
+from references import AbsentReference, Reference, reference
+
+from tsfm import catalog, methods
+from tsfm.backbones import implementation
+from tsfm.backbones.base import Backbone, Batch
+from tsfm.methods.base import Method
+from tsfm.spec import BackboneSpec
+
+CONTEXT, HORIZON = 512, 96
+LARGEST_BATCH = 32
+STEPS = ("full", "sff", "trace")
+COUNTED = ("full", "linear_probe", "lora", "trace")
+MEMORY = ("forecast", "full", "trace")
+BYTES_A_PARAMETER = 16
+"""Float32 weight, gradient, and AdamW's two moments."""
+SHORT_SECONDS, MOST_ROUNDS = 2.0, 100
+"""What is quick goes on so long, or so often."""
+SHARE_OF_MEMORY = 0.7
+"""Of what is free, for a training step."""
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--part"]:  # a process of its own (`in_process`)
+        part, name, settings = sys.argv[2:]
+        settle(json.loads(settings)["threads"])
+        print(json.dumps(PARTS[part](catalog.backbone(name), argparse.Namespace(**json.loads(settings)))))
+        return
+    run("backbones", __doc__, arguments, measure)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbones", nargs="+", default=list(catalog.BACKBONES), choices=list(catalog.BACKBONES))
+    parser.add_argument("--size", default="published", choices=["published", "tiny"], help="tiny: a trial of this file")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="of each time; fewer of what is slow, more of what is quick"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="after which no further round of a time begins")
+    parser.add_argument("--step-seconds", type=float, default=10.0, help="a training step may be expected to take")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its default")
+    parser.add_argument("--cells", type=Path, default=RESULTS / "backbones_cells.jsonl", help="what is done")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    done = finished(options.cells, size=options.size)
+    for name in options.backbones:
+        if options.table or (name in done and not open_reference(done[name])):
+            continue
+        done[name] = cell(name, options)
+        append(options.cells, done[name])
+        print(f"{name}: {done[name]['seconds']:.0f} s", flush=True)
+    cells = [done[name] for name in options.backbones if name in done]
+    print(markdown(cells))
+    return ratios(cells)
+
+
+def finished(path: Path, *, size: str) -> dict[str, dict[str, Any]]:
+    """The newest cell of each backbone."""
+    if not path.exists():
+        return {}
+    cells = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {found["name"]: found for found in cells if found["size"] == size}
+
+
+def open_reference(found: dict[str, Any]) -> bool:
+    """Whether the cell lacks a reference that can be asked now."""
+    missing, _, lacking = found["times"]["reference"].partition(" is not installed")
+    return bool(lacking) and importlib.util.find_spec(missing) is not None
+
+
+def cell(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one backbone, each part in a process of its own."""
+    begun, machine = time.monotonic(), facts()
+    times = in_process("times", name, options, batch=0)
+    batch = times["steps"].get("full", {"batch": 0})["batch"]
+    peaks = {
+        part: in_process(part, name, options, batch=batch)["peak_bytes"] / MIB
+        for part in MEMORY
+        if batch or part == "forecast"
+    }
+    return {
+        "name": name,
+        "size": options.size,
+        "machine": machine,
+        "times": times,
+        "peak_mib": peaks,
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def in_process(part: str, name: str, options: argparse.Namespace, *, batch: int) -> dict[str, Any]:
+    asked = ("size", "rounds", "seconds", "step_seconds", "threads")
+    settings = {**{option: getattr(options, option) for option in asked}, "batch": batch}
+    words = [sys.executable, __file__, "--part", part, name, json.dumps(settings)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{part} of {name} failed:\n{done.stderr[-4_000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+# In a process of its own ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One backbone at one size."""
+
+    spec: BackboneSpec
+    config: dict[str, Any]
+    context: int
+    horizon: int
+
+    @classmethod
+    def of(cls, spec: BackboneSpec, size: str) -> "Subject":
+        most = spec.context_length if spec.replaceable_head else min(CONTEXT, spec.context_length)
+        return cls(
+            spec=spec,
+            config=config_of(spec, size),
+            context=most // spec.patch_length * spec.patch_length,
+            horizon=min(HORIZON, spec.prediction_length),
+        )
+
+    def network(self) -> Backbone:
+        model = implementation(self.spec).from_config(self.config, seed=0)
+        model.fit_to(self.horizon, seed=0)
+        return model.eval()
+
+    def batch(self, rows: int) -> Batch:
+        steps = torch.arange(self.context + self.horizon)
+        noise = torch.randn(rows, len(steps), generator=torch.Generator().manual_seed(0))
+        values = torch.sin(steps / 4) + 0.3 * noise
+        return Batch(context=values[:, : self.context], target=values[:, self.context :])
+
+
+def config_of(spec: BackboneSpec, size: str) -> dict[str, Any]:
+    made = implementation(spec)
+    published = dict(made.configs[spec.name])
+    return published if size == "published" else made.shrunk(published)
+
+
+def times_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
+    """Parameters, forecasts at batch 1 and 32, training steps, each beside the reference where there is one."""
+    importlib.import_module("torch._dynamo")  # every optimizer imports it: not on the clock of whoever comes first
+    subject = Subject.of(spec, options.size)
+    try:
+        theirs: Reference | None = reference(spec.implementation, subject.config, horizon=subject.horizon)
+        said = theirs.package if theirs else ""
+    except AbsentReference as absent:
+        theirs, said = None, str(absent)
+    network = subject.network()
+    unused = sum(p.numel() for name, p in network.named_parameters() if name in network.unused_parameters)
+    answer: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "unused_parameters": unused,
+        "context": subject.context,
+        "horizon": subject.horizon,
+        "reference": said,
+        "threads": torch.get_num_threads(),
+        "forecasts": {},
+        "steps": {},
+    }
+    for rows in (1, LARGEST_BATCH):
+        answer["forecasts"][str(rows)] = in_turns(*forecasts(network, theirs, subject.batch(rows)), options)
+    del network
+    answer["trainable"] = {name: trainable(name, subject) for name in COUNTED if name in spec.methods}
+    rows = fitting_batch(subject, options, copies=1 if theirs is None else 2)
+    if theirs is not None and not rows:  # both do not fit
+        theirs = None
+        gc.collect()
+        rows = fitting_batch(subject, options, copies=1)
+    for name in STEPS:
+        if rows and name in spec.methods:
+            answer["steps"][name] = {"batch": rows, **steps_of(name, subject, theirs, rows, options)}
+    return answer
+
+
+def forecasts(
+    network: Backbone, theirs: Reference | None, batch: Batch
+) -> tuple[Callable[[], object], Callable[[], object] | None]:
+    steps = batch.target.shape[1]
+
+    def ours() -> object:
+        with torch.inference_mode():
+            return network.predict(batch.context, steps)
+
+    if theirs is None:
+        return ours, None
+    theirs.network.eval()
+
+    def other() -> object:
+        with torch.inference_mode():
+            return theirs.forward(batch.context)
+
+    return ours, other
+
+
+def steps_of(
+    name: str, subject: Subject, theirs: Reference | None, rows: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Of one method; the reference takes turns with `full` alone."""
+    batch = subject.batch(rows)
+    method, model = prepared(name, subject)
+    ours = stepper([p for _, p in method.trainable_parameters(model)], lambda: gradients(method, model, batch))
+    other: Callable[[], None] | None = None
+    if name == "full" and theirs is not None and theirs.loss is not None:
+        loss = theirs.loss
+        theirs.network.train()
+        used = [p for p in theirs.network.parameters() if p.requires_grad]
+        other = stepper(used, lambda: loss(batch.context, batch.target).backward())
+    with model_in_training(model):
+        return in_turns(ours, other, options)
+
+
+def prepared(name: str, subject: Subject) -> tuple[Method, Backbone]:
+    """A method on a fresh network, as before its first step (TRACE: with all modules on)."""
+    config = catalog.method(name).config
+    head = {"head": "train"} if subject.spec.random_head and name == "lora" else {}
+    method = methods.create(name, config(**head))
+    model = method.prepare(subject.network())
+    few = [subject.batch(2)]
+    method.bind(model, few, few)
+    return method, model
+
+
+def gradients(method: Method, model: Backbone, batch: Batch) -> None:
+    method.gradients(model, batch, weight=1.0, precision=nullcontext())
+
+
+def stepper(parameters: Sequence[torch.nn.Parameter], add_gradients: Callable[[], object]) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+
+    def step() -> None:
+        add_gradients()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@contextlib.contextmanager
+def model_in_training(model: Backbone) -> Iterator[None]:
+    model.train()
+    yield
+    model.eval()
+    gc.collect()
+
+
+def trainable(name: str, subject: Subject) -> int:
+    method, model = prepared(name, subject)
+    return method.num_trainable_parameters(model)
+
+
+def in_turns(
+    ours: Callable[[], object], theirs: Callable[[], object] | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Milliseconds of each, round by round; the first round warms up and counts only where it is the only one."""
+    mine: list[float] = []
+    other: list[float] = []
+    begun = time.perf_counter()
+    taken = 0.0
+    while taken < options.seconds and (
+        len(mine) <= options.rounds or (taken < SHORT_SECONDS and len(mine) < MOST_ROUNDS)
+    ):
+        mine.append(milliseconds(ours))
+        if theirs is not None:
+            other.append(milliseconds(theirs))
+        taken = time.perf_counter() - begun
+    mine, other = (all_[1:] or all_ for all_ in (mine, other))
+    answer: dict[str, Any] = {"ms": median(mine), "lowest_ms": min(mine), "rounds": len(mine)}
+    if other:
+        pairs = [a / b for a, b in zip(mine, other, strict=True)]
+        answer |= {"reference_ms": median(other), "reference_lowest_ms": min(other), "ratio": median(pairs)}
+    return answer
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - begun)
+
+
+def fitting_batch(subject: Subject, options: argparse.Namespace, *, copies: int) -> int:
+    """The largest power of two, at most 32, whose step fits the free memory and the time given; 0: none does."""
+    model = prepared("full", subject)[1].train()
+    kept: dict[int, int] = {}
+
+    def count(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    few = subject.batch(2)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        loss = model.loss(few)
+    row_bytes = sum(size for at, size in kept.items() if at not in weights) / 2
+    del loss
+    gc.collect()
+    seconds = milliseconds(lambda: model.loss(few).backward()) / 1e3 / 2
+    fixed = copies * BYTES_A_PARAMETER * sum(p.numel() for p in model.parameters())
+    free = SHARE_OF_MEMORY * available_bytes() - fixed
+    rows = LARGEST_BATCH
+    while rows > 1 and (2 * rows * row_bytes > free or rows * seconds > options.step_seconds):
+        rows //= 2
+    return rows if 2 * rows * row_bytes <= free else 0
+
+
+def available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1_024
+    raise SystemExit("/proc/meminfo does not say how much memory is free")
+
+
+def peak_of(part: str) -> Callable[[BackboneSpec, argparse.Namespace], dict[str, Any]]:
+    """Most resident memory of a process that forecasts one batch of 32, or trains for two steps."""
+
+    def measured(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
+        subject = Subject.of(spec, options.size)
+        if part == "forecast":
+            ours, _ = forecasts(subject.network(), None, subject.batch(LARGEST_BATCH))
+            ours()
+        elif part in spec.methods:
+            batch = subject.batch(options.batch)
+            method, model = prepared(part, subject)
+            model.train()
+            step = stepper([p for _, p in method.trainable_parameters(model)], lambda: gradients(method, model, batch))
+            step()
+            step()
+        return {"peak_bytes": peak_rss_bytes(os.getpid())}
+
+    return measured
+
+
+def settle(threads: int) -> None:
+    warnings.simplefilter("ignore")  # the references' own
+    torch.set_flush_denormal(True)
+    if threads:
+        torch.set_num_threads(threads)
+
+
+PARTS: dict[str, Callable[[BackboneSpec, argparse.Namespace], dict[str, Any]]] = {
+    "times": times_of,
+    **{part: peak_of(part) for part in MEMORY},
+}
+
+
+if __name__ == "__main__":
+    main()
