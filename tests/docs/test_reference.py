@@ -13,7 +13,7 @@ from tests.architecture.repo import ROOT, tracked
 from tsfm import catalog
 
 REFERENCE = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-EVERYTHING = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+EVERYTHING = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
