@@ -22,6 +22,7 @@ from tsfm.backbones import build, fitted
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import Base, load_tensors
 from tsfm.catalog import BackboneSpec
+from tsfm.configs import QUANTILES
 from tsfm.errors import ArtifactError, WeightsError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -122,7 +123,10 @@ def open_network(artifact: Artifact, spec: BackboneSpec, base_of: Callable[[], B
                 f"others, but this machine has {base.digest}.",
                 code="weights_digest_mismatch",
             )
-        return fold(fitted(base.fresh(), spec, facts), artifact)
+        model = fitted(base.fresh(), spec, facts)
+        if weights["head"] == QUANTILES:
+            model.put_quantile_head(seed=0)  # the file has its numbers
+        return fold(model, artifact)
     model = build(spec, facts["backbone"]["config"], seed=0)
     try:
         load_tensors(model, load_file(artifact.file(WEIGHTS)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsfm import catalog
-from tsfm.configs import PRETRAINED
+from tsfm.configs import PRETRAINED, QUANTILES
 
 
 def render(manifest: Mapping[str, Any]) -> str:
@@ -70,6 +70,11 @@ def _opening(manifest: Mapping[str, Any]) -> list[str]:
     if spec.random_head:
         length, seed = spec.tuned_length(manifest["prediction_length"]), manifest["seed"]
         lines += [f"base.fit_to({length}, seed={seed})  # the published weights have no forecasting head"]
+    if weights["head"] == QUANTILES:
+        if not spec.random_head:
+            length = spec.tuned_length(manifest["prediction_length"])
+            lines += [f"base.fit_to({length}, seed={manifest['seed']})"]
+        lines += ["base.put_quantile_head(seed=0)  # one linear in place of the head that samples"]
     if weights["head"] not in ("keep", "lora"):
         lines += [
             "from safetensors.torch import load_file",

@@ -238,13 +238,18 @@ class SFFConfig:
         )
 
 
+QUANTILES = "quantiles"
+"""TRACE's head for backbones that sample: one linear to all quantiles of all steps."""
+
+
 def head_kind(name: str) -> tuple[str, int | None]:
     """("H1", 96) of "H1-96", ("H4", None) of "H4"; `ConfigError` for anything else."""
     found = re.fullmatch(r"(svd|H1b|H[1-4])(?:-([1-9]\d{0,3}))?", name)
     _require(
         found is not None and (found[1], found[2]) != ("svd", None),
         "head",
-        f'head is "auto", "keep", "lora", "svd-32" (any rank), H1, H1b, H2, H3 or H4 (H1-96: a size), not {name!r}.',
+        'head is "auto", "keep", "lora", "quantiles", "svd-32" (any rank), H1, H1b, H2, H3 or H4 (H1-96: a size), '
+        f"not {name!r}.",
     )
     assert found is not None
     return found[1], int(found[2]) if found[2] else None
@@ -285,7 +290,8 @@ class TraceConfig:
     """False freezes every gate at 1: with keep_ratio 1 that is `lora`. Gates start at 1 and are not decayed."""
     head: str = "auto"
     """"lora": the pretrained head is frozen, its linears are modules like others; "keep": frozen without; "svd-k" and
-    "H1" to "H4" replace it (papers.md §1.4). "auto" is "lora", or "H4" where the checkpoint has no head."""
+    "H1" to "H4" replace it (papers.md §1.4), "quantiles" by one linear to all quantiles where it samples
+    (evaluation.md §7). "auto" is "lora", or "H4" where the checkpoint has no head."""
     init_seed: int = 0
     """Of the modules' initialisation, the simulated maskings and a new head, each under a generator of its own."""
 
@@ -303,7 +309,7 @@ class TraceConfig:
         )
         _require(1 <= self.draws <= 256, "draws", "draws must be between 1 and 256.")
         _require(1 <= self.selection_windows <= 65_536, "selection_windows", "selection_windows must be 1 to 65536.")
-        if self.head not in ("auto", "keep", "lora"):
+        if self.head not in ("auto", "keep", "lora", QUANTILES):
             head_kind(self.head)
 
 

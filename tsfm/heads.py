@@ -194,6 +194,22 @@ def distil(head: SmallHead, linear: nn.Linear, states: Tensor, *, ridge: float =
         head.output.bias.copy_(weight @ centre + bias - solved @ (stage @ centre + shift))
 
 
+def regress(linear: nn.Linear, states: Tensor, answers: Tensor, *, ridge: float = 1e-3) -> None:
+    """Sets `linear` to the ridge solution for `answers` [W, O] given `states` [W, D], exact at their means; in float64.
+
+    With fewer windows than features the ridge keeps what the states do not show at zero.
+    """
+    x, y = states.detach().double().cpu(), answers.detach().double().cpu()
+    centre, level = x.mean(0), y.mean(0)
+    x = x - centre
+    gram = x.T @ x / len(x)
+    penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram + penalty, x.T @ (y - level) / len(x)).T
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        linear.bias.copy_(level - weight @ centre)
+
+
 def fold(head: SmallHead) -> nn.Linear:
     """The one Linear(N·D, H) that is the same function, computed in float64, answered in float32."""
     weight, bias = _as_matrix(head)

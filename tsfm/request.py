@@ -274,6 +274,12 @@ def _check(request: FinetuneRequest) -> None:
     warmup = configs.TrainConfig().warmup_fraction if warmup == AUTO else warmup
     if isinstance(config, configs.TraceConfig):
         _check_trace(config, spec, warmup)
+        if config.head == configs.QUANTILES and landscape_config(request.landscape) is not None:
+            raise ConfigError(
+                "A landscape lies over one set of parameters, and this head has others than the pretrained network: "
+                "leave landscape out, or take another head.",
+                param="landscape",
+            )
     elif isinstance(config, configs.AutoConfig) and "trace" in (config.methods or _choices(spec)):
         _check_trace_in_auto(warmup)
 
@@ -306,7 +312,9 @@ def _check_head(config: Any, spec: catalog.BackboneSpec) -> None:
 
 def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, warmup: float) -> None:
     """That the backbone has a head of the kind asked for, and that nothing is masked while the rate still rises."""
-    if config.head not in ("auto", "keep", "lora") and not spec.replaceable_head:
+    if config.head == configs.QUANTILES:
+        _check_quantile_head(spec)
+    elif config.head not in ("auto", "keep", "lora") and not spec.replaceable_head:
         raise ConfigError(
             f"The head of {spec.name} is not one linear over its hidden state, so {config.head!r} cannot replace it: "
             'it supports "lora" and "keep".',
@@ -317,6 +325,16 @@ def _check_trace(config: configs.TraceConfig, spec: catalog.BackboneSpec, warmup
         raise ConfigError(
             f"first_round must come after the warm-up, which takes {warmup:g} of the steps: give more than that.",
             param="method.first_round",
+        )
+
+
+def _check_quantile_head(spec: catalog.BackboneSpec) -> None:
+    if not spec.quantile_head:
+        known = ", ".join(other.name for other in catalog.BACKBONES.values() if other.quantile_head)
+        raise ConfigError(
+            f"{spec.name} has no head that {configs.QUANTILES!r} replaces: it is for backbones that sample ({known}).",
+            param="method.head",
+            code="unsupported_method",
         )
 
 

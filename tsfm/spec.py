@@ -46,6 +46,8 @@ class BackboneSpec:
     handles_missing: bool
     replaceable_head: bool = False
     """The head is one linear over the flattened hidden state, which a small one can replace (`tsfm.heads`)."""
+    quantile_head: bool = False
+    """One linear to all quantiles of a short horizon can replace the head (`Backbone.put_quantile_head`)."""
     random_head: bool = False
     """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and must train it."""
     past_covariates: bool = False

@@ -11,7 +11,8 @@ from torch import Tensor
 from tests.parity.golden import GoldenSet, assert_equal, golden_sets
 from tests.parity.manifests import assert_published, manifest
 from tsfm.backbones.base import Batch
-from tsfm.backbones.sundial import TIME_SCALE, Sundial, SundialConfig
+from tsfm.backbones.flow import TIME_SCALE
+from tsfm.backbones.sundial import Sundial, SundialConfig
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-4}
 RAW = {"rtol": 1e-5, "atol": 5e-4}

@@ -121,6 +121,15 @@ class Backbone(nn.Module, ABC):
         """(N, D): tokens and width of the hidden state that `head_linear` flattens; `ConfigError` where it is None."""
         raise ConfigError(f"{type(self).__name__} has no head over one flattened hidden state.", param="method.head")
 
+    def put_quantile_head(self, *, seed: int) -> nn.Linear:
+        """One linear from a window's last state to all levels of all steps that `fit_to` was told, in the head's place;
+        drawn under `seed`, and `config` says so. `ConfigError` where the spec's `quantile_head` is False."""
+        raise ConfigError(f"{type(self).__name__} takes no quantile head.", param="method.head")
+
+    def quantile_head_examples(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What that linear is given after `context` [B, T], and what the head that it replaces would have it say."""
+        raise ConfigError(f"{type(self).__name__} takes no quantile head.", param="method.head")
+
     def head_parameter_names(self) -> frozenset[str]:
         """Names of the parameters under `head_name`, the ones `linear_probe` trains."""
         return frozenset(n for n, _ in self.named_parameters() if n.startswith(self.head_name + "."))

@@ -2,18 +2,19 @@
 
 One window is standardised and cut into patches of 16 points; each patch, with a bit for every point that is real, goes
 through a residual block. Pre-norm layers follow: causal attention with rotary positions, and a gated SiLU MLP. The
-hidden state h of a token stands for all that is known, and conditions a small network over the 720 points after it: of
-a mixture t·future + (1 - t)·noise it says the future. Training draws t and noise; sampling walks from noise to a future
-in 50 steps, for 20 samples at once. Point forecasts are the mean of the samples, quantiles their order statistics.
-Names of parameters are those of `thuml/sundial-base-128m`, and its `config.json` is read as it was published.
+hidden state of a token stands for all that is known, and conditions a head that samples the 720 points after it
+(`tsfm.backbones.flow`): 20 futures at once, in 50 steps. Point forecasts are the mean of the samples, quantiles their
+order statistics. For a short horizon TRACE may put one linear from that state to all deciles of all steps in the head's
+place (evaluation.md §7). Names of parameters are those of `thuml/sundial-base-128m`, and its `config.json` is read as
+it was published.
 
 Shapes: B windows, T context steps, H target steps, N patches of p steps, D width, L steps of one pass, R repeats of
-noise in training, M samples, S steps of a sample. NaN means missing.
+noise in training, M samples, S steps of a sample, Q quantile levels. NaN means missing.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
+from tsfm.backbones.flow import FlowHead, order_statistics
 from tsfm.backbones.layers import (
     CausalAttention,
     GatedMLP,
@@ -28,6 +30,7 @@ from tsfm.backbones.layers import (
     causal_mask,
     fill_gaps,
     pad_left,
+    pinball,
     rotary,
     through,
 )
@@ -39,13 +42,8 @@ FLAT = 1e-2
 INITIAL_DEVIATION = 0.02
 """Of every linear's weight, the flow head's too; biases start at 0."""
 LONGEST_CONTEXT = 2_880
-TIME_FEATURES = 256
-TIME_SCALE = 1_000.0
-"""The head's network is called with a thousand times the flow's time."""
 NOISE_SEED = 720
 """Of the noise that samples start from, and of the noise and times of a loss in eval mode."""
-MOST_CONDITIONS = 256
-"""Pairs of step and window whose modulations stand in memory at once while sampling."""
 
 _FIXED: dict[str, Any] = {"hidden_act": "silu"}
 """Switches of the published config.json that change the computation, and their only published value."""
@@ -73,6 +71,8 @@ class SundialConfig:
     num_samples: int = 20
     """M, as in the publication's examples."""
     context_length: int = LONGEST_CONTEXT
+    quantile_steps: int | None = None
+    """Steps of one pass of a quantile head; None: the published flow head answers."""
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
@@ -138,114 +138,6 @@ class Trunk(nn.Module):
         return out
 
 
-class TimeEmbedding(nn.Module):
-    """Flow times in [0, 1] of any shape to [..., D]: cosines and then sines at 128 frequencies, and an MLP."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, time: Tensor) -> Tensor:
-        half = TIME_FEATURES // 2
-        exponent = torch.arange(half, device=time.device, dtype=torch.float32) / half
-        angle = TIME_SCALE * time.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
-        out: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
-        return out
-
-
-class FlowBlock(nn.Module):
-    """`x + gate · mlp(norm(x) · (1 + scale) + shift)`, all three from the condition."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.in_ln = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
-
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale, gate = modulation.chunk(3, dim=-1)
-        out: Tensor = x + gate * self.mlp(self.in_ln(x) * (1 + scale) + shift)
-        return out
-
-
-class FlowOutput(nn.Module):
-    """`linear(norm(x) · (1 + scale) + shift)`, the norm without weights of its own."""
-
-    def __init__(self, width: int, horizon: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, horizon)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale = modulation.chunk(2, dim=-1)
-        out: Tensor = self.linear(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-        return out
-
-
-class FlowNet(nn.Module):
-    """Of a future mixed with noise [..., L], at a time and under a condition, the clean future [..., L].
-
-    Time and hidden state act through their sum alone, so that samples of one window share all that follows from it.
-    """
-
-    def __init__(self, config: SundialConfig) -> None:
-        super().__init__()
-        width, horizon = config.hidden_size, config.prediction_length
-        self.time_embed = TimeEmbedding(width)
-        self.cond_embed = nn.Linear(width, width)
-        self.input_proj = nn.Linear(horizon, width)
-        self.res_blocks = nn.ModuleList(FlowBlock(width) for _ in range(config.flow_loss_depth))
-        self.final_layer = FlowOutput(width, horizon)
-
-    def modulations(self, time: Tensor, hidden: Tensor) -> list[Tensor]:
-        """What each block and the output take from `time` [...] and `hidden` [..., D], which broadcast."""
-        condition = self.time_embed(time) + self.cond_embed(hidden)
-        return [block.adaLN_modulation(condition) for block in (*self.res_blocks, self.final_layer)]
-
-    def forward(self, mixed: Tensor, modulations: Sequence[Tensor]) -> Tensor:
-        x = self.input_proj(mixed)
-        for block, modulation in zip(self.res_blocks, modulations, strict=False):
-            x = block(x, modulation)
-        out: Tensor = self.final_layer(x, modulations[-1])
-        return out.float()
-
-
-class FlowHead(nn.Module):
-    """The published name of the network's place, its training error and its sampler."""
-
-    def __init__(self, config: SundialConfig) -> None:
-        super().__init__()
-        self.net = FlowNet(config)
-        self.num_steps = config.num_sampling_steps
-
-    def error(self, future: Tensor, hidden: Tensor, *, noise: Tensor, time: Tensor) -> Tensor:
-        """Squared error [..., L] of what the network says of `future` [..., L], given `hidden` [..., D], with `noise`
-        [..., L] in a share of 1 - `time` [...]. NaN in `future`: not known, and the error is 0.
-
-        The mixture needs some future there all the same: what the network itself expects of noise alone, as it would
-        see while sampling. (The published code mixes in whatever its caller padded with.)
-        """
-        known = ~future.isnan()
-        if not bool(known.all()):
-            with torch.no_grad():
-                expected = self.net(noise, self.net.modulations(torch.zeros_like(time), hidden))
-            future = torch.where(known, future, expected)
-        mixed = time[..., None] * future + (1 - time[..., None]) * noise
-        said = self.net(mixed, self.net.modulations(time, hidden))
-        return torch.where(known, said - future, 0.0).square()
-
-    def sample(self, hidden: Tensor, noise: Tensor) -> Tensor:
-        """Futures [B, M, L] from `noise` [B or 1, M, L], one tensor a step: from noise at the velocity that leads to
-        what the network says, which is that less the *initial* noise."""
-        x = noise.expand(len(hidden), -1, -1)
-        times = torch.arange(self.num_steps, device=hidden.device) / self.num_steps
-        for some in torch.split(times, max(1, MOST_CONDITIONS // len(hidden))):
-            modulations = self.net.modulations(some[:, None, None], hidden[:, None])
-            for step in range(len(some)):
-                x = x + (self.net(x, [m[step] for m in modulations]) - noise) / self.num_steps
-        return x
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """Contexts as the network sees them."""
@@ -286,7 +178,16 @@ class Sundial(Backbone):
         self.config: dict[str, Any] = asdict(config)
         self.sizes = config
         self.model = Trunk(config)
-        self.flow_loss = FlowHead(config)
+        self.flow_loss = FlowHead(
+            config.hidden_size,
+            config.prediction_length,
+            depth=config.flow_loss_depth,
+            num_steps=config.num_sampling_steps,
+        )
+        self.quantile_head: nn.Linear | None = None
+        self._fitted_steps = config.prediction_length
+        if config.quantile_steps is not None:
+            self._put(config.quantile_steps)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
@@ -319,13 +220,17 @@ class Sundial(Backbone):
         quantiles: list[Tensor] = []
         missing = prediction_length
         while missing > 0:
-            samples = self._samples(context, generator)[..., :missing]
-            points.append(samples.mean(1))
-            quantiles.append(order_statistics(samples, DECILES))
-            context = torch.cat([context, quantiles[-1][:, DECILES.index(0.5)]], dim=1)
-            missing -= samples.shape[2]
+            mean, deciles = self._pass(context, generator)
+            median = deciles[:, DECILES.index(0.5)]
+            points.append((median if mean is None else mean)[:, :missing])
+            quantiles.append(deciles[..., :missing])
+            context = torch.cat([context, median], dim=1)
+            missing -= median.shape[1]
         return Prediction(
-            point=torch.cat(points, dim=1), point_kind="mean", quantiles=torch.cat(quantiles, dim=2), levels=DECILES
+            point=torch.cat(points, dim=1),
+            point_kind="mean" if self.quantile_head is None else "median",
+            quantiles=torch.cat(quantiles, dim=2),
+            levels=DECILES,
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -335,7 +240,10 @@ class Sundial(Backbone):
         many of those they have. (In pretraining every token has such a future; here only the last one, whose future is
         the target.) Targets longer than one pass are cut. Each window is trained with `diffusion_batch_mul` draws of
         noise and time: from the global generator in training, the same ones for every window and call in eval mode.
+        A quantile head is trained by its quantile loss instead, averaged over levels.
         """
+        if self.quantile_head is not None:
+            return self._quantile_loss(batch)
         horizon = self.sizes.prediction_length
         window = self.window(batch.context)
         hidden = self.hidden(window.z, window.real)[:, -1:]
@@ -379,12 +287,65 @@ class Sundial(Backbone):
         samples = self.flow_loss.sample(self.hidden(window.z, window.real)[:, -1], noise)
         return samples * window.scale[:, None] + window.location[:, None]
 
-    def _samples(self, context: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, M, L]. Noise comes in pairs of opposite sign: shared by all windows, it must not favour a direction."""
+    def fit_to(self, prediction_length: int, *, seed: int) -> None:
+        """A quantile head, should one be asked for, will have these steps."""
+        self._fitted_steps = prediction_length
+
+    def put_quantile_head(self, *, seed: int) -> nn.Linear:
+        """Linear(D, Q·H) of the last token's state, drawn under `seed` for the horizon of `fit_to`. The flow head stays
+        for `quantile_head_examples` and is not used otherwise."""
+        like = next(self.parameters())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = self._put(self._fitted_steps)
+            nn.init.normal_(head.weight, std=INITIAL_DEVIATION)
+            nn.init.zeros_(head.bias)
+        self.sizes = replace(self.sizes, quantile_steps=self._fitted_steps)
+        self.config = asdict(self.sizes)
+        return head.to(like)
+
+    @torch.no_grad()
+    def quantile_head_examples(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D] states and the deciles [B, Q·H] of the flow head's samples after them, standardised."""
+        window = self.window(context)
+        hidden = self.hidden(window.z, window.real)[:, -1]
+        samples = self.flow_loss.sample(hidden, self._noise(torch.Generator().manual_seed(NOISE_SEED), hidden.device))
+        return hidden, order_statistics(samples[..., : self._fitted_steps], DECILES).flatten(1)
+
+    def _put(self, steps: int) -> nn.Linear:
+        self.quantile_head = nn.Linear(self.sizes.hidden_size, len(DECILES) * steps)
+        self.fresh_parameters = frozenset({"quantile_head.weight", "quantile_head.bias"})
+        self.unused_parameters = self.head_parameter_names()
+        return self.quantile_head
+
+    def _deciles(self, window: Window) -> Tensor:
+        """[B, Q, H] of the quantile head, standardised and as they come: not sorted."""
+        assert self.quantile_head is not None
+        said: Tensor = self.quantile_head(self.hidden(window.z, window.real)[:, -1])
+        return said.float().reshape(len(said), len(DECILES), -1)
+
+    def _quantile_loss(self, batch: Batch) -> Tensor:
+        """Twice the pinball loss of standardised values, averaged over levels and observed targets."""
+        window = self.window(batch.context)
+        said = self._deciles(window)
+        target = ((batch.target - window.location) / window.scale)[:, : said.shape[2]]
+        loss = pinball(said[..., : target.shape[1]], target, torch.tensor(DECILES, device=said.device))
+        return loss.mean(1).sum() / (~target.isnan()).sum().clamp(min=1)
+
+    def _pass(self, context: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
+        """Mean [B, L], where there are samples, and deciles [B, Q, L], both in the context's units."""
+        if self.quantile_head is None:
+            samples = self.futures(context, self._noise(generator, context.device))
+            return samples.mean(1), order_statistics(samples, DECILES)
+        window = self.window(context)
+        deciles = self._deciles(window).sort(dim=1).values
+        return None, deciles * window.scale[:, None] + window.location[:, None]
+
+    def _noise(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """[1, M, L] in pairs of opposite sign: shared by all windows, it must not favour a direction."""
         num_samples, horizon = self.sizes.num_samples, self.sizes.prediction_length
         half = torch.randn(1, -(-num_samples // 2), horizon, generator=generator)
-        noise = torch.cat([half, -half], dim=1)[:, :num_samples]
-        return self.futures(context, noise.to(context.device))
+        return torch.cat([half, -half], dim=1)[:, :num_samples].to(device)
 
     def _draws(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Noise [B, R, L] and times [B, R] of a loss."""
@@ -395,21 +356,6 @@ class Sundial(Backbone):
         noise = torch.randn(1, repeats, horizon, generator=generator).to(device)
         time = torch.rand(1, repeats, generator=generator).to(device)
         return noise.expand(count, -1, -1), time.expand(count, -1)
-
-
-def order_statistics(samples: Tensor, levels: Sequence[float]) -> Tensor:
-    """Quantiles [B, Q, L] at `levels` of `samples` [B, M, L], sorted.
-
-    On average a share of (i + 1) / (M + 1) lies below the sample of rank i, counted from 0: levels are read at those,
-    on lines between samples. numpy's default reads them at i / (M - 1), which makes the bands of few samples narrow
-    (72 % where 80 % are asked of 20).
-    """
-    ranked = samples.sort(dim=1).values
-    last = samples.shape[1] - 1
-    position = (torch.tensor(levels, device=samples.device) * (last + 2) - 1).clamp(0, last)
-    below = position.floor().long().clamp(max=max(last - 1, 0))
-    weight = (position - below)[:, None]
-    return torch.lerp(ranked[:, below], ranked[:, (below + 1).clamp(max=last)], weight)
 
 
 def _standardisation(known: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from tsfm import heads
 from tsfm.adapter_files import adapter_files
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.catalog import BackboneSpec
-from tsfm.configs import TraceConfig
+from tsfm.configs import QUANTILES, TraceConfig
 from tsfm.errors import DataError, NonFinite
 from tsfm.methods import adapters, dsic
 from tsfm.methods.base import Export, Method
@@ -26,6 +26,8 @@ from tsfm.methods.gates import Gates
 
 START_WINDOWS = 2_048
 """Train windows on which a new head learns to answer as the pretrained one."""
+QUANTILE_START_WINDOWS = 512
+"""The same where the pretrained one has to sample its answers, which takes as long as forecasting these windows."""
 
 
 class Trace(Method):
@@ -37,6 +39,7 @@ class Trace(Method):
         self.head = config.head
         self._new_head: heads.SmallHead | None = None
         self._pretrained: nn.Linear | None = None
+        self._quantile_head: nn.Linear | None = None
         self._selection: Sequence[Batch] = ()
         self._rounds: list[tuple[int, dsic.Scores, dsic.Mask]] = []
         """(step, scores [n], kept [n]) of the rounds so far."""
@@ -59,7 +62,9 @@ class Trace(Method):
             seed=config.init_seed,
         )
         self.gates = Gates(modules, trained=config.train_gates)
-        if self.head not in ("lora", "keep"):
+        if self.head == QUANTILES:
+            self._quantile_head = backbone.put_quantile_head(seed=config.init_seed)
+        elif self.head not in ("lora", "keep"):
             self._replace_head(backbone)
         return backbone
 
@@ -81,6 +86,8 @@ class Trace(Method):
 
     @property
     def num_start_windows(self) -> int:
+        if self._quantile_head is not None:
+            return QUANTILE_START_WINDOWS
         return START_WINDOWS if self._pretrained is not None else 0
 
     def bind(self, model: Backbone, selection: Sequence[Batch], start: Sequence[Batch]) -> None:
@@ -94,6 +101,8 @@ class Trace(Method):
         self._selection = selection
         if self._new_head is not None and self._pretrained is not None:
             heads.distil(self._new_head, self._pretrained, _states(model, _head_linear(model), start))
+        if self._quantile_head is not None and start:
+            heads.regress(self._quantile_head, *_examples(model, start))
 
     def after_step(self, model: Backbone, *, step: int, total_steps: int) -> None:
         for planned in self._schedule(total_steps):
@@ -147,7 +156,8 @@ class Trace(Method):
         return self._num_head_parameters() + sum(module.num_parameters for module, _ in self.gates.survivors())
 
     def _num_head_parameters(self) -> int:
-        return 0 if self._new_head is None else sum(p.numel() for p in self._new_head.parameters())
+        new = self._new_head or self._quantile_head
+        return 0 if new is None else sum(p.numel() for p in new.parameters())
 
     def facts(self, model: Backbone) -> dict[str, Any]:
         names = self.gates.names
@@ -183,6 +193,8 @@ class Trace(Method):
             folded = heads.fold(self._new_head)
             name = _head_linear(model)
             head = {f"{name}.weight": folded.weight.detach(), f"{name}.bias": folded.bias.detach()}
+        if self._quantile_head is not None:
+            head = {n: p.detach() for n, p in model.named_parameters() if n in model.fresh_parameters}
         kept = self.gates.survivors()
         files = adapter_files(
             {module.name: module.low_rank(gate=gate) for module, gate in kept},
@@ -218,6 +230,15 @@ def _head_linear(backbone: Backbone) -> str:
     name = backbone.head_linear
     assert name is not None, "the catalogue refuses a new head where there is no one linear to replace"
     return name
+
+
+def _examples(model: Backbone, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """What a quantile head is given on these windows and should say, in eval mode, on the CPU."""
+    was_training = model.training
+    model.eval()
+    found = [model.quantile_head_examples(batch.context) for batch in batches]
+    model.train(was_training)
+    return torch.cat([states.cpu() for states, _ in found]), torch.cat([answers.cpu() for _, answers in found])
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsfm.backbones import sundial
+from tsfm.backbones import flow, sundial
 from tsfm.backbones.base import Batch
-from tsfm.backbones.sundial import DECILES, Sundial, SundialConfig, order_statistics
+from tsfm.backbones.flow import order_statistics
+from tsfm.backbones.sundial import DECILES, Sundial, SundialConfig
 from tsfm.errors import ConfigError
 
 SMALL = {
@@ -65,7 +66,7 @@ class TestSamples:
         handle = model.flow_loss.net.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
         whole = model.predict(rows(3, 40), 24)
         assert shapes == [(3, 20, 24)] * 4
-        monkeypatch.setattr(sundial, "MOST_CONDITIONS", 3)  # modulations of one step at a time
+        monkeypatch.setattr(flow, "MOST_CONDITIONS", 3)  # modulations of one step at a time
         again = model.predict(rows(3, 40), 24)
         handle.remove()
         assert shapes == [(3, 20, 24)] * 8
