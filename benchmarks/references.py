@@ -269,6 +269,23 @@ def _bolt(config: Mapping[str, Any], horizon: int) -> Reference:
     )
 
 
+def _chronos2(config: Mapping[str, Any], horizon: int) -> Reference:
+    ours = importlib.import_module("tsfm.backbones.chronos_2")
+    settings = ours.Chronos2Config.parse(config)
+    network = ours.Chronos2Model(settings.package())
+    patches = -(-horizon // network.chronos_config.output_patch_size)
+
+    def ask(context: Tensor, target: Tensor | None = None) -> Any:
+        return network(context, future_target=target, num_output_patches=patches)
+
+    return Reference(
+        package="chronos-forecasting",
+        network=network,
+        forward=lambda context: ask(context).quantile_preds,
+        loss=lambda context, target: ask(context, target.clone()).loss,
+    )
+
+
 BUILDERS: dict[str, Callable[[Mapping[str, Any], int], Reference]] = {
     "ttm:TTM": _ttm,
     "timer:Timer": _timer,
@@ -278,6 +295,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], int], Reference]] = {
     "moirai1:Moirai1": _moirai1,
     "timesfm:TimesFM": _timesfm,
     "chronos_bolt:ChronosBolt": _bolt,
+    "chronos_2:Chronos2": _chronos2,
 }
 """By `BackboneSpec.implementation`."""
 NONE = {
