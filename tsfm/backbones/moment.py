@@ -340,7 +340,7 @@ class MOMENT(Backbone):
 
     @classmethod
     def shrunk(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        return asdict(replace(MomentConfig.parse(config), d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=2))
+        return asdict(replace(MomentConfig.parse(config), d_model=8, d_ff=16, d_kv=4, num_heads=2, num_layers=2))
 
     @classmethod
     def published_tensors(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -190,8 +190,8 @@ class TestRuns:
         folder = tmp_path / "weights" / "moment-tiny"
         folder.mkdir(parents=True)
         never_loaded = {
-            "encoder.embed_tokens.weight": torch.zeros(4, 16),
-            "patch_embedding.position_embedding.pe": torch.zeros(1, 5_000, 16),
+            "encoder.embed_tokens.weight": torch.zeros(4, TINY["d_model"]),
+            "patch_embedding.position_embedding.pe": torch.zeros(1, 5_000, TINY["d_model"]),
         }
         weights = save({**tensors_of(network()), **never_loaded})
         (folder / "model.safetensors").write_bytes(weights)
