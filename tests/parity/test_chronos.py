@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chronos.chronos2 import Chronos2Model, Chronos2Pipeline
 from chronos.chronos_bolt import ChronosBoltModelForForecasting, ChronosBoltPipeline
 from peft import PeftModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.parity.golden import GoldenSet, assert_equal, golden_sets
 from tests.parity.manifests import assert_published, manifest
@@ -18,7 +20,9 @@ from tsfm import catalog, methods
 from tsfm.adapter_files import fold
 from tsfm.artifact import Artifact, open_artifact, write_artifact
 from tsfm.backbones.base import Backbone, Batch
+from tsfm.backbones.chronos_2 import Chronos2, Chronos2Config, _alone
 from tsfm.backbones.chronos_bolt import BoltConfig, ChronosBolt
+from tsfm.backbones.layers import pinball
 from tsfm.backbones.weights import load_tensors, tensors_of
 from tsfm.errors import WeightsError
 
@@ -26,8 +30,10 @@ TOLERANCE = {"rtol": 1e-5, "atol": 5e-4}
 """The sets' READMEs: five to ten times the float32 rounding of the reference on values of size 50."""
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
-BOLT = golden_sets("chronos_bolt")
-needs_bolt = pytest.mark.skipif(not BOLT, reason="reference numbers are absent (set TEMPER_GOLDEN)")
+BOLT, TWO = golden_sets("chronos_bolt"), golden_sets("chronos_2")
+ABSENT = "reference numbers are absent (set TEMPER_GOLDEN)"
+needs_bolt = pytest.mark.skipif(not BOLT, reason=ABSENT)
+needs_two = pytest.mark.skipif(not TWO, reason=ABSENT)
 
 
 def small() -> ChronosBolt:
@@ -121,11 +127,70 @@ class TestBolt:
         assert torch.equal(said[..., :5], model.predict(x["x"], 5).quantiles)
 
 
+@needs_two
+@pytest.mark.parametrize("golden", TWO, ids=lambda golden: golden.folder.name)
+class TestTwo:
+    """Groups and values known in advance too, which the protocol does not ask for yet."""
+
+    def model(self, golden: GoldenSet) -> Chronos2:
+        found = network(Chronos2, golden.constructor("weights"), golden.weights("weights"))
+        assert isinstance(found, Chronos2)
+        return found
+
+    def said(self, golden: GoldenSet, context: str, **options: Tensor) -> Tensor:
+        """[B, Q, H] in the units of the context, not sorted."""
+        model, steps = self.model(golden), golden.arrays()["quantiles_single"].shape[2]
+        scale, said = model.standardised(arrays(golden)[context], steps, **options)
+        return scale.out_of(said.sinh())
+
+    def test_every_series_alone(self, golden: GoldenSet) -> None:
+        x, expected = arrays(golden), golden.arrays()
+        assert_equal(self.said(golden, "x"), expected["quantiles_single"], **TOLERANCE)
+        found = self.model(golden).predict(x["x"], expected["quantiles_single"].shape[2]).quantiles
+        assert found is not None
+        assert_equal(found, np.sort(expected["quantiles_single"], axis=1), **TOLERANCE)
+
+    def test_groups_gaps_and_known_futures(self, golden: GoldenSet) -> None:
+        x, expected = arrays(golden), golden.arrays()
+        ids, future = x["group_ids"], x["future_covariates"]
+        assert_equal(self.said(golden, "x", group_ids=ids), expected["quantiles_grouped"], **TOLERANCE)
+        assert_equal(self.said(golden, "x_nan", group_ids=ids), expected["quantiles_nan"], **TOLERANCE)
+        known = self.said(golden, "x_nan", group_ids=ids, future=future)
+        assert_equal(known, expected["quantiles_cov"], **TOLERANCE)
+        scale, hidden = self.model(golden).encode(x["x_nan"], known.shape[2], group_ids=ids, future=future)
+        assert_equal(scale.location, expected["loc"], rtol=1e-6, atol=1e-6)
+        assert_equal(scale.scale, expected["scale"], rtol=1e-6, atol=1e-6)
+        assert_equal(hidden, expected["encoder_out"], **CLOSE)
+        assert x["num_output_patches"] * 16 == known.shape[2]
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_losses(self, golden: GoldenSet, known: bool) -> None:
+        """Theirs: over all steps of the last patch, summed over levels; what was known in advance does not count."""
+        model, x, expected = self.model(golden), arrays(golden), golden.arrays()
+        steps, target, options = int(x["num_output_patches"]) * 16, x["target"], {"group_ids": x["group_ids"]}
+        if known:
+            options["future"] = x["future_covariates"]
+            target = torch.where(x["future_covariates"].isnan(), target, torch.nan)
+        context = x["x_nan" if known else "x"]
+        scale, said = model.standardised(context, steps, **options)
+        wanted = model.normalised(context, F.pad(target, (0, steps - target.shape[1]), value=torch.nan))
+        assert_equal(scale.into(target).arcsinh(), wanted[:, : target.shape[1]].numpy(), rtol=0, atol=0)
+        lost = pinball(said, wanted, model.levels).mean(dim=2).sum(dim=1).mean()
+        assert_equal(lost, expected["loss_cov" if known else "loss"], **TOLERANCE)
+
+
+class TestPublishedTwo:
+    def test_names_shapes_and_counts(self) -> None:
+        published = manifest("chronos-2")
+        assert_published(published, Chronos2, Chronos2.configs["chronos-2"])
+        assert Chronos2Config.parse(published.constructor).plain() == Chronos2.configs["chronos-2"]
+
+
 class TestPublishedBolt:
     def test_names_shapes_and_counts(self) -> None:
         published = manifest("chronos-bolt-tiny")
         assert_published(published, ChronosBolt, ChronosBolt.configs["chronos-bolt-tiny"])
-        assert ChronosBolt.from_config(published.constructor, seed=0).config == ChronosBolt.configs["chronos-bolt-tiny"]
+        assert BoltConfig.parse(published.constructor).plain() == ChronosBolt.configs["chronos-bolt-tiny"]
 
     @pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight"])
     def test_whichever_name_of_the_tied_tensor_a_file_holds(self, name: str) -> None:
@@ -179,4 +244,56 @@ class TestPackage:
         found = opened(context=rows(3, 100)).quantile_preds.sort(dim=1).values
         torch.testing.assert_close(found, expected, **CLOSE)
         before = small().predict(rows(3, 100), 64).quantiles
+        assert not torch.allclose(before, found, atol=1e-3), "the adapter changed nothing"
+
+
+class TestPackageTwo:
+    def small(self) -> Chronos2:
+        return Chronos2.from_config(Chronos2.shrunk(Chronos2.configs["chronos-2"]), seed=3).eval()
+
+    def reference(self) -> Chronos2Model:
+        theirs = Chronos2Model(self.small().sizes.package()).eval()
+        theirs.load_state_dict(tensors_of(self.small()), strict=True)
+        return theirs
+
+    def test_forecasts_of_the_package_s_pipeline(self) -> None:
+        """Rows of one batch, left padding, a last patch that is not whole."""
+        x = rows(3, 200)
+        x[1, :70] = torch.nan
+        expected = Chronos2Pipeline(self.reference()).predict([x[0], x[1, 70:], x[2]], prediction_length=41)
+        said = self.small().predict(x, 41).quantiles
+        assert said is not None
+        torch.testing.assert_close(said, torch.cat(expected).sort(dim=1).values, **CLOSE)
+
+    def test_gradients_of_the_loss(self) -> None:
+        model, theirs = self.small(), self.reference()
+        x, target = rows(3, 100), rows(3, 48, seed=1)
+        model.loss(Batch(context=x, target=target)).backward()  # type: ignore[no-untyped-call]
+        (theirs(context=x, future_target=target, num_output_patches=3).loss / 21).backward()
+        expected = dict(theirs.named_parameters())
+        for name, parameter in model.named_parameters():
+            if name in model.unused_parameters:
+                assert expected[name].grad.abs().max() < 1e-8, f"{name} does something"
+                continue
+            torch.testing.assert_close(parameter.grad, expected[name].grad, **CLOSE)
+
+    def test_dropout_drops_as_attention_does(self) -> None:
+        """A head of a token's attention to itself is dropped whole, and what stays is scaled up."""
+        model = self.small().train()
+        attention = model.encoder.block[0].layer[1].self_attention
+        attention.o = torch.nn.Identity()
+        attention.dropout = 0.5
+        x = rows(4 * 50, 16).reshape(4, 50, 16)
+        ratio = (_alone(attention, x) / attention.v(x)).reshape(4, 50, attention.n_heads, -1)
+        torch.testing.assert_close(ratio, ratio[..., :1].expand_as(ratio), **CLOSE)
+        assert set(ratio.round().flatten().tolist()) == {0.0, 2.0}
+
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks transformers so
+    def test_adapters_open_on_the_package_s_class(self, tmp_path: Path) -> None:
+        adapter = tuned("lora", self.small(), tmp_path)
+        expected = fold(self.small(), adapter).predict(rows(3, 100), 32).quantiles
+        opened = PeftModel.from_pretrained(self.reference(), str(adapter.path)).eval()
+        found = opened(context=rows(3, 100), num_output_patches=2).quantile_preds.sort(dim=1).values
+        torch.testing.assert_close(found, expected, **CLOSE)
+        before = self.small().predict(rows(3, 100), 32).quantiles
         assert not torch.allclose(before, found, atol=1e-3), "the adapter changed nothing"

@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.architecture.repo import ROOT
 from tsfm import catalog
 from tsfm.backbones.base import Batch
+from tsfm.backbones.chronos_2 import Chronos2
 from tsfm.backbones.chronos_bolt import ChronosBolt
 from tsfm.backbones.chronos_parts import Scale, empirical_quantiles
 from tsfm.errors import ConfigError
@@ -109,3 +110,31 @@ class TestBolt:
         spec = catalog.backbone("chronos-bolt-tiny")
         assert catalog.learning_rate(catalog.method("full"), spec) == 1e-5
         assert catalog.learning_rate(catalog.method("lora"), spec) == pytest.approx(1e-4)
+
+
+class TestTwo:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"feed_forward_proj": "gated-gelu"},
+            {"output_patch_size": 32},
+            {"use_reg_token": False},
+            {"quantiles": [0.1, 0.9]},
+        ],
+    )
+    def test_variants_that_were_never_published_are_refused(self, change: dict[str, object]) -> None:
+        with pytest.raises(ConfigError):
+            Chronos2.from_config({**Chronos2.configs["chronos-2"], **change}, seed=0)
+
+    def test_a_horizon_beyond_one_pass_is_refused(self) -> None:
+        model = Chronos2.from_config(Chronos2.shrunk(Chronos2.configs["chronos-2"]), seed=1).eval()
+        with pytest.raises(ConfigError, match="between 1 and 1024"):
+            model.predict(rows(1, 50), 1025)
+
+    def test_a_group_sees_its_members_and_nobody_else(self) -> None:
+        model, x = Chronos2.from_config(Chronos2.shrunk(Chronos2.configs["chronos-2"]), seed=1).eval(), rows(4, 80)
+        with torch.no_grad():
+            alone = model.standardised(x, 16)[1]
+            grouped = model.standardised(x, 16, group_ids=torch.tensor([7, 7, 1, 2]))[1]
+        torch.testing.assert_close(grouped[2:], alone[2:], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(grouped[:2], alone[:2], rtol=1e-3)
