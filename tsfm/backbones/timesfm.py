@@ -347,8 +347,9 @@ class TimesFM(Backbone):
         p = self.sizes.patch_length
         location, scale = running_moments(values, masked, patch=p)
         divisor = torch.where(scale < FLAT, 1.0, scale)
-        seen = masked.unflatten(1, (-1, p))
-        patches = torch.where(seen, 0.0, (values.unflatten(1, (-1, p)) - location[..., None]) / divisor[..., None])
+        shape = (*location.shape, p)
+        seen = masked.view(shape)
+        patches = torch.where(seen, 0.0, (values.view(shape) - location[..., None]) / divisor[..., None])
         hidden = self.model(patches, seen, checkpointing=self.gradient_checkpointing and self.training)
         return Patches(hidden, location, scale)
 
@@ -362,7 +363,7 @@ class TimesFM(Backbone):
         return self._denormalised(self.output_projection_quantiles(last.hidden), last)[:, 0]
 
     def _denormalised(self, said: Tensor, patches: Patches) -> Tensor:
-        columns = said.float().unflatten(-1, (-1, self.sizes.num_columns))
+        columns = said.float().view(*said.shape[:-1], -1, self.sizes.num_columns)
         return columns * patches.scale[..., None, None] + patches.location[..., None, None]
 
     def _columns(self, context: Tensor, steps: int) -> Tensor:
@@ -412,8 +413,9 @@ def running_moments(values: Tensor, masked: Tensor, *, patch: int) -> tuple[Tens
     (backbones.md §3.3). A deviation below `FLAT` is given as 0, where its root has no gradient.
     """
     level = values[:, -1:].detach().double()
-    known = torch.where(masked, 0.0, values.double() - level).unflatten(1, (-1, patch))
-    seen = (~masked).unflatten(1, (-1, patch)).sum(-1).cumsum(1)
+    shape = (len(values), values.shape[1] // patch, patch)
+    known = torch.where(masked, 0.0, values.double() - level).view(shape)
+    seen = (~masked).view(shape).sum(-1).cumsum(1)
     count = seen.clamp(min=1)
     mean = known.sum(-1).cumsum(1) / count
     variance = known.square().sum(-1).cumsum(1) / count - mean.square()

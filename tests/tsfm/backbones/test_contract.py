@@ -5,6 +5,7 @@ all of it without a line here.
 """
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tests.tsfm.backbones.contract import NAN, OTHER_SIZES, Case, every_checkpoint, every_network, hard_rows, padded
+from tsfm import catalog
 from tsfm.backbones import implementation
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_tensors, tensors_of
@@ -30,22 +32,27 @@ def answers(model: Backbone, context: Tensor, steps: int) -> Tensor:
     return said.point[:, None] if said.quantiles is None else torch.cat([said.point[:, None], said.quantiles], dim=1)
 
 
+@cache
+def published(name: str) -> Backbone:
+    """On the meta device: no memory."""
+    cls = implementation(catalog.backbone(name))
+    with torch.device("meta"):
+        return cls.from_config(cls.configs[name], seed=0)
+
+
 @every_checkpoint
 class TestPublishedSizes:
     def test_the_architecture_has_the_catalogue_s_parameters(self, spec: BackboneSpec) -> None:
-        """On the meta device: no memory. Parameters that no checkpoint holds do not count."""
-        cls = implementation(spec)
-        with torch.device("meta"):
-            model = cls.from_config(cls.configs[spec.name], seed=0)
+        """Parameters that no checkpoint holds do not count."""
+        model = published(spec.name)
         held = {name: p for name, p in model.named_parameters() if name not in model.fresh_parameters}
         assert sum(p.numel() for p in held.values()) == spec.num_parameters
         assert all(p.is_meta for p in held.values())
 
     def test_its_config_is_json_and_rebuilds_it(self, spec: BackboneSpec) -> None:
-        cls = implementation(spec)
+        model = published(spec.name)
         with torch.device("meta"):
-            model = cls.from_config(cls.configs[spec.name], seed=0)
-            again = cls.from_config(json.loads(json.dumps(model.config)), seed=0)
+            again = type(model).from_config(json.loads(json.dumps(model.config)), seed=0)
         assert again.config == model.config
         assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 
@@ -84,9 +91,8 @@ class TestConstruction:
     def test_saved_and_loaded_strictly_it_says_the_same(self, case: Case) -> None:
         stored = load(save({name: t.contiguous() for name, t in tensors_of(case.model).items()}))
         other = case.cls.from_config(case.model.config, seed=5).eval()
-        assert not torch.equal(
-            answers(other, case.rows(), case.short), said := answers(case.model, case.rows(), case.short)
-        )
+        said = answers(case.model, case.rows(), case.short)
+        assert not torch.equal(answers(other, case.rows(), case.short), said)
         load_tensors(other, stored)
         own = tensors_of(case.model)
         assert all(torch.equal(t, own[name]) for name, t in tensors_of(other).items())

@@ -16,7 +16,7 @@ from tsfm.methods.base import Method
 from tsfm.methods.sff import smooth, twin_of
 
 STEPS = 2
-"""Adapters start with B at zero, so that A and gates move from the second step on; AdaLoRA prunes in no run so short."""
+"""Adapters start with B at zero, so that A and gates move from the second on; AdaLoRA prunes no run so short."""
 
 
 def created(name: str, **options: Any) -> Method:
@@ -40,13 +40,15 @@ def batch_of(case: Case) -> Batch:
 def moved(
     method: Method, model: Backbone, batch: Batch, *, steps: int = STEPS, learning_rate: float = 1e-2
 ) -> set[str]:
-    """Names of what some steps of the loop change, without decay."""
+    """Names of what some steps of the loop change, without decay, the rate falling to zero."""
     before = values(model)
     optimizer = torch.optim.AdamW(
         [p for _, p in method.trainable_parameters(model)], lr=learning_rate, weight_decay=0.0
     )
     model.train()
     for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 - (step - 1) / steps)
         optimizer.zero_grad(set_to_none=True)
         method.gradients(model, batch, weight=1.0, precision=nullcontext())
         optimizer.step()
