@@ -1,5 +1,6 @@
 """A model hub of one repository on localhost, speaking what `huggingface_hub` asks of one to download a file.
 
+As on the real one, small files come from the repository's own address and large ones from a store that it redirects to.
 `cut_at` breaks the connection off after so many bytes of the next large answer; `lies` makes it name another digest
 than the content has; `asked` lists (method, path, Range) of every request.
 """
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 1024
+STORE = "/store/"
 
 
 @dataclass(kw_only=True)
@@ -49,20 +51,25 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def answer(self, *, with_body: bool) -> None:
             wanted = self.headers.get("Range")
             hub.asked.append((self.command, self.path, wanted))
-            found = next((f for f in hub.files if self.path in places(f)), None)
+            stored = self.path.removeprefix(STORE)
+            found = next((f for f in hub.files if self.path in places(f)), stored if stored in hub.files else None)
             if found is None:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.without_body(404, {"X-Error-Code": "EntryNotFound"})
                 return
             data = hub.files[found]
+            if len(data) >= LARGE_BYTES and stored != found:
+                about = {
+                    "X-Repo-Commit": COMMIT,
+                    "X-Linked-Size": str(len(data)),
+                    "X-Linked-Etag": f'"{hub.etag(data)}"',
+                }
+                self.without_body(302, {**about, "Location": f"{hub.url}{STORE}{found}"})
+                return
             begin = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
             body = data[begin:]
             self.send_response(206 if begin else 200)
             self.send_header("ETag", f'"{hub.etag(data)}"')
             self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Linked-Size", str(len(data)))
             self.send_header("Content-Length", str(len(body)))
             if begin:
                 self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
@@ -75,6 +82,12 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.close_connection = True
                 return
             self.wfile.write(body)
+
+        def without_body(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(name, value)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
 
