@@ -162,7 +162,7 @@ def source_of(model: str, state: str, blocks: Blocks, options: argparse.Namespac
     if state == "zero-shot":
         return BackboneSource(
             load_backbone(spec, weights_dir=weights_dir).requires_grad_(False),
-            block_length=spec.prediction_length,
+            block_length=spec.block_length(),
             context_length=CONTEXT,
             cut_from_block=False,
         )

@@ -122,7 +122,7 @@ class AutoSearch(Search):
         began = time.monotonic()
         whole = BackboneSource(
             self.fresh().to(self.device),
-            block_length=spec.prediction_length,
+            block_length=spec.block_length(),
             context_length=spec.context_length,
             cut_from_block=False,
         )

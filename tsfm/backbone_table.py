@@ -108,6 +108,7 @@ _BOLT: dict[str, Any] = {
     "tasks": ("forecast",),
     "quantile_levels": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "handles_missing": True,
+    "continues_itself": True,
     "methods": EVERY_METHOD,
 }
 """Chronos-Bolt in four sizes: one pass gives deciles of 64 steps, longer horizons continue every decile's path."""
@@ -292,6 +293,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         tasks=("forecast",),
         quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         handles_missing=True,
+        continues_itself=True,
         methods=EVERY_METHOD,
     ),
     BackboneSpec(

@@ -299,7 +299,7 @@ def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.Backbo
     """A tuned network asked as `Forecaster.open` will ask it: what is judged is what is served."""
     return BackboneSource(
         model,
-        block_length=spec.tuned_length(int(resolved["prediction_length"])),
+        block_length=spec.block_length(int(resolved["prediction_length"])),
         context_length=int(resolved["context_length"]),
         cut_from_block=True,
     )

@@ -108,7 +108,7 @@ def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, base: Base) -> Co
     """The tuned source against `zero_shot`, `base` with the context that `/forecast` gives it, and the rivals."""
     spec = base.spec
     whole = BackboneSource(
-        zero_shot, block_length=spec.prediction_length, context_length=spec.context_length, cut_from_block=False
+        zero_shot, block_length=spec.block_length(), context_length=spec.context_length, cut_from_block=False
     )
     context = blocks.validation.context_length
     return Contest(

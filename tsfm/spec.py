@@ -50,6 +50,9 @@ class BackboneSpec:
     """One linear to all quantiles of a short horizon can replace the head (`Backbone.put_quantile_head`)."""
     random_head: bool = False
     """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and must train it."""
+    continues_itself: bool = False
+    """Beyond one pass `predict` follows paths of its own quantiles, so that every horizon is one question; else the
+    point of each pass joins the context, inside as outside."""
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]
@@ -59,6 +62,13 @@ class BackboneSpec:
     def tuned_length(self, prediction_length: int) -> int:
         """Steps of one pass of weights tuned for `prediction_length`: a head that tuning draws has them all."""
         return prediction_length if self.random_head else min(prediction_length, self.prediction_length)
+
+    def block_length(self, tuned_for: int | None = None) -> int:
+        """Steps that a network is asked for at once, as published or tuned for so many; beyond them its point joins the
+        context."""
+        if tuned_for is None:
+            return self.max_prediction_length if self.continues_itself else self.prediction_length
+        return tuned_for if self.continues_itself else self.tuned_length(tuned_for)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

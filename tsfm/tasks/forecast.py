@@ -185,7 +185,7 @@ class Forecaster:
         model = open_network(artifact, spec, lambda: base_of(spec, start, weights_dir=weights_dir))
         source = BackboneSource(
             model.to(device or default_device()).eval().requires_grad_(False),
-            block_length=spec.tuned_length(int(facts["prediction_length"])),
+            block_length=spec.block_length(int(facts["prediction_length"])),
             context_length=int(facts["context_length"]),
             cut_from_block=True,
         )
@@ -222,7 +222,7 @@ class Forecaster:
             )
         source = BackboneSource(
             base.fresh().to(device or default_device()).requires_grad_(False),
-            block_length=spec.prediction_length,
+            block_length=spec.block_length(),
             context_length=context,
             cut_from_block=False,
         )

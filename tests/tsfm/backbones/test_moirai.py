@@ -3,18 +3,23 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tsfm.backbones.contract import NAN, sines
+from tsfm import catalog
 from tsfm.backbones.base import Batch
 from tsfm.backbones.moirai1 import DECILES, Moirai1
 from tsfm.backbones.moirai2 import Moirai2
 from tsfm.backbones.moirai_layers import causal_means, packed, rotate_pairs, standardisation
 from tsfm.backbones.moirai_mixture import Mixture
 from tsfm.errors import ConfigError
+from tsfm.finetune import tuned_source
+from tsfm.series.windows import WindowBatch
+from tsfm.tasks.forecast import BackboneSource
 
 FIRST = Moirai1.shrunk(Moirai1.configs["moirai-1.1-small"])
 SECOND = Moirai2.shrunk(Moirai2.configs["moirai-2-small"])
@@ -89,6 +94,26 @@ class TestSecondGeneration:
                 deciles = answers.quantile(levels, dim=0)
                 torch.testing.assert_close(expected[:, start:stop], deciles[:, : stop - start], rtol=1e-4, atol=1e-4)
                 paths = [torch.cat([path, end]) for path, end in zip(paths, deciles, strict=True)]
+
+    def test_the_service_asks_for_the_whole_horizon_at_once(self, second: Moirai2) -> None:
+        """Not for 64 steps and then for the rest after their median."""
+        spec, x = catalog.backbone("moirai-2-small"), sines(2, 90)
+        tuned = tuned_source(second, {"prediction_length": 96, "context_length": 90}, spec)
+        whole = BackboneSource(second, block_length=spec.block_length(), context_length=90, cut_from_block=False)
+        batch = WindowBatch(
+            context=x.numpy(),
+            target=np.zeros((2, 0), dtype=np.float32),
+            loc=np.zeros(2),
+            scale=np.ones(2),
+            series=np.arange(2),
+            origin=np.full(2, 90),
+        )
+        expected = second.predict(x, 96).quantiles
+        for source in (tuned, whole):
+            said = source(batch, 96).quantiles
+            assert said is not None
+            assert expected is not None
+            np.testing.assert_allclose(said, expected.numpy(), rtol=1e-6)
 
     def test_context_and_forecast_share_the_tokens_there_are(self, second: Moirai2) -> None:
         small = Moirai2.from_config({**second.config, "max_seq_len": 8}, seed=1).eval()
