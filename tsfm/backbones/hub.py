@@ -75,9 +75,10 @@ def fetch(
 def by_hand(spec: BackboneSpec) -> str:
     """What to do where no hub can be reached."""
     source = f" of {spec.repo} at revision {spec.revision}" if spec.repo else ""
+    consent = " --accept-license" if spec.non_commercial else ""
     return (
         f"fetch {' and '.join(spec.files)}{source} on a machine that reaches them, copy them here, and run "
-        f"`temper backbones add {spec.name} --path FOLDER`"
+        f"`temper backbones add {spec.name} --path FOLDER{consent}`"
     )
 
 

@@ -150,7 +150,7 @@ def _place(spec: BackboneSpec, weights_dir: Path, consent: Consent, source: _Sou
             "sha256": sha256,
             "bytes": (staging / WEIGHTS).stat().st_size,
             "licence": spec.licence,
-            "licence_accepted": consent.accept_license,
+            **({"licence_accepted": True} if spec.non_commercial else {}),
             "added_by": consent.by,
             "added_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **source.facts,
