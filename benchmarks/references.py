@@ -286,6 +286,45 @@ def _chronos2(config: Mapping[str, Any], horizon: int) -> Reference:
     )
 
 
+def _t5(config: Mapping[str, Any], horizon: int) -> Reference:
+    """Its pipeline: twenty paths, drawn by `transformers`."""
+    ours, theirs = importlib.import_module("tsfm.backbones.chronos_t5"), importlib.import_module("chronos.chronos")
+    sizes = ours.T5Sizes.parse(config)
+    settings = theirs.ChronosConfig(
+        tokenizer_class="MeanScaleUniformBins",
+        tokenizer_kwargs={"low_limit": sizes.low_limit, "high_limit": sizes.high_limit},
+        context_length=sizes.context_length,
+        prediction_length=sizes.prediction_length,
+        n_tokens=sizes.n_tokens,
+        n_special_tokens=ours.SPECIAL,
+        pad_token_id=ours.PAD,
+        eos_token_id=ours.EOS,
+        use_eos_token=True,
+        model_type="seq2seq",
+        num_samples=sizes.num_samples,
+        temperature=sizes.temperature,
+        top_k=sizes.top_k,
+        top_p=1.0,
+    )
+    network, tokens = ours.T5ForConditionalGeneration(sizes.package()), settings.create_tokenizer()
+    network.config.use_cache = network.generation_config.use_cache = True
+    pipeline = theirs.ChronosPipeline(tokens, theirs.ChronosModel(settings, network))
+
+    def loss(context: Tensor, target: Tensor) -> Tensor:
+        ids, seen, scale = tokens.context_input_transform(context)
+        full = F.pad(target, (0, sizes.prediction_length - target.shape[1]))
+        labels, _ = tokens.label_input_transform(full, scale)
+        said: Tensor = network(input_ids=ids, attention_mask=seen, labels=labels).loss
+        return said
+
+    return Reference(
+        package="chronos-forecasting",
+        network=network,
+        forward=lambda context: pipeline.predict(context, prediction_length=horizon),
+        loss=loss,
+    )
+
+
 BUILDERS: dict[str, Callable[[Mapping[str, Any], int], Reference]] = {
     "ttm:TTM": _ttm,
     "timer:Timer": _timer,
@@ -296,6 +335,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], int], Reference]] = {
     "timesfm:TimesFM": _timesfm,
     "chronos_bolt:ChronosBolt": _bolt,
     "chronos_2:Chronos2": _chronos2,
+    "chronos_t5:ChronosT5": _t5,
 }
 """By `BackboneSpec.implementation`."""
 NONE = {
