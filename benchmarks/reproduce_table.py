@@ -29,6 +29,8 @@ SFF_AUTHORS: dict[tuple[str, float], dict[str, dict[str, float]]] = {
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Two-sided 95 % points of Student's t, by number of seeds."""
 MIN_SEEDS = 5
+PAIRS = (("sff", "full"), ("trace", "full"), ("sff, as published", "full, as published"))
+"""Methods that claims are about, and what they are compared with."""
 Line = Mapping[str, Any]
 Cells = dict[str, dict[str, list[Line]]]
 """Set → method → its seeds."""
@@ -102,15 +104,15 @@ def _errors(cells: Cells, methods: Sequence[str], published: Iterable[tuple[str,
 def _claims(cells: Cells, few_shot: bool) -> Iterable[str]:
     for name, found in cells.items():
         mse = {method: [x["mse"] for x in seeds] for method, seeds in found.items()}
-        for method in ("sff", "trace"):
+        for method in (ours for ours, _ in PAIRS):
             if method in mse and "zero_shot" in mse:
                 bars = {"zero-shot": mse["zero_shot"][0]}
                 if few_shot:
                     bars["IBM's figure"] = IBM_FEW_SHOT[name]
                 yield f"{name}: `{method}` {won(mse[method], bars)}"
-        for method in ("sff", "trace"):
-            if method in found and "full" in found:
-                yield f"{name}: `{method}` against `full`: {against(found[method], found['full'])}"
+        for method, other in PAIRS:
+            if method in found and other in found:
+                yield f"{name}: `{method}` against `{other}`: {against(found[method], found[other])}"
 
 
 def won(values: Sequence[float], bars: Mapping[str, float]) -> str:
