@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.tsfm.backbones.contract import NAN, Case, every_network, hard_rows
 from tsfm.backbones.base import Backbone, Batch
@@ -114,3 +115,15 @@ class TestLoss:
         for name, value in found[0].items():
             torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
         assert kept[1] < kept[0]
+
+    def test_curvature_can_be_measured(self, case: Case) -> None:
+        """What the landscape does: the gradient of a gradient, with attention in its plain form."""
+        model, batch = case.fresh(), case.batch(2)
+        parameters = [p for name, p in model.named_parameters() if name not in model.unused_parameters]
+        with sdpa_kernel(SDPBackend.MATH):
+            slopes = torch.autograd.grad(loss_of(model, batch), parameters, create_graph=True, allow_unused=True)
+            slope = torch.stack([slope.sum() for slope in slopes if slope is not None]).sum()
+            found = torch.autograd.grad(slope, parameters, allow_unused=True)
+        products = [product for product in found if product is not None]
+        assert all(product.isfinite().all() for product in products)
+        assert any(product.any() for product in products)
