@@ -37,3 +37,16 @@ def test_method_options_are_the_configs_fields_with_their_texts(client: httpx.Cl
 def test_an_unknown_backbone_is_404(client: httpx.Client) -> None:
     answer = client.get("/v1/backbones/nobody")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "backbone_not_found")
+
+
+def test_each_says_whether_its_weights_are_here_and_what_gets_them(client: httpx.Client) -> None:
+    listed = {one["id"]: one for one in client.get("/v1/backbones").json()["data"]}
+    assert listed["temper-tiny"]["weights_command"] is None
+    absent = [one for name, one in listed.items() if name != "temper-tiny"]
+    assert {one["weights_available"] for one in absent} == {False}
+    for one in absent:
+        spec = catalog.backbone(one["id"])
+        verb = "add" if spec.pickled else "pull"
+        assert one["weights_command"].startswith(f"temper backbones {verb} {spec.name}")
+        assert ("--accept-license" in one["weights_command"]) == spec.non_commercial == one["non_commercial"]
+        assert one["digest"] == (f"sha256:{spec.sha256}" if spec.sha256 else None)

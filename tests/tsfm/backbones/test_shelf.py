@@ -20,9 +20,10 @@ from tsfm.backbones.convert import tensors_from_pickle
 from tsfm.backbones.hub import Download
 from tsfm.backbones.places import LOCK, find_weights, read_lock
 from tsfm.backbones.shelf import Consent
-from tsfm.backbones.weights import load_backbone, tensors_of
+from tsfm.backbones.weights import load_backbone, pretrained, tensors_of
 from tsfm.catalog import BackboneSpec
 from tsfm.errors import WeightsError
+from tsfm.tasks.forecast import Forecaster
 
 ME = Consent(by="test")
 CONFIG = json.dumps(toy.CONFIG).encode()
@@ -221,3 +222,37 @@ class TestPickles:
         torch.save(tensors(), tmp_path / "toy.pth")
         with pytest.raises(WeightsError, match="no safetensors file"):
             shelf.add(unpinned(), tmp_path / "w", tmp_path / "toy.pth", ME)
+
+
+class TestOpening:
+    def test_a_file_that_changes_after_it_was_opened_is_hashed_again(self, tmp_path: Path) -> None:
+        placed = shelf.add(unpinned(), tmp_path / "w", folder_of(tmp_path / "given"), ME)
+        base = pretrained(unpinned(), weights_dir=tmp_path / "w")
+        assert base.fresh() is not base.fresh()
+        placed.weights.write_bytes(published(seed=2))
+        with pytest.raises(WeightsError, match="nothing else is served"):
+            base.fresh()
+
+    def test_where_no_config_was_published_the_class_has_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = dataclasses.replace(unpinned(), files=("model.safetensors",))
+        (tmp_path / "alone.safetensors").write_bytes(published())
+        monkeypatch.setattr(toy.Toy, "configs", {"toy": toy.CONFIG})
+        placed = shelf.add(spec, tmp_path / "w", tmp_path / "alone.safetensors", ME)
+        assert placed.config is None
+        assert load_backbone(spec, weights_dir=tmp_path / "w").config == toy.CONFIG
+
+    def test_what_no_checkpoint_holds_may_be_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rest = {name: t for name, t in tensors().items() if name != "output.bias"}
+        given = folder_of(tmp_path / "given", weights=save(rest))
+        with pytest.raises(WeightsError, match=r"missing \['output\.bias'\]"):
+            shelf.add(unpinned(), tmp_path / "w", given, ME)
+        monkeypatch.setattr(toy.Toy, "fresh_parameters", frozenset({"output.bias"}))
+        shelf.add(unpinned(), tmp_path / "w", given, ME)
+        load_backbone(unpinned(), weights_dir=tmp_path / "w")
+
+    def test_what_was_judged_on_other_weights_is_not_served_by_these(self, toy_weights: Path) -> None:
+        with pytest.raises(WeightsError, match="What was judged") as caught:
+            Forecaster.zero_shot("toy", digest="sha256:" + "0" * 64, weights_dir=toy_weights)
+        assert caught.value.code == "weights_digest_mismatch"
