@@ -27,6 +27,7 @@ from tsfm.spec import BackboneSpec
 
 _CHUNK_BYTES = 4 << 20
 _POLL_SECONDS = 0.2
+_STAGING = ".staging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +194,14 @@ def _here(spec: BackboneSpec, weights_dir: Path) -> Checkpoint | None:
         return None
 
 
+def _remove_leftovers(spec: BackboneSpec, weights_dir: Path) -> None:
+    """Of a process that was killed in the middle: whoever holds the lock works alone. `.fetched` is gone on with."""
+    for path in weights_dir.glob(f".{spec.name}.*{_STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _staging(spec: BackboneSpec, weights_dir: Path) -> Path:
-    staging = weights_dir / f".{spec.name}.{uuid.uuid4().hex[:8]}"
+    staging = weights_dir / f".{spec.name}.{uuid.uuid4().hex[:8]}{_STAGING}"
     staging.mkdir(parents=True)
     return staging
 
@@ -245,4 +252,5 @@ def _alone(spec: BackboneSpec, weights_dir: Path, watch: Watch) -> Iterator[None
             except BlockingIOError:
                 watch(hub.Download(name=spec.name, done_bytes=0, total_bytes=None))
                 time.sleep(_POLL_SECONDS)
+        _remove_leftovers(spec, weights_dir)
         yield

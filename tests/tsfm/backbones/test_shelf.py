@@ -89,6 +89,12 @@ class TestPull:
         assert ("GET", f"/toys/toy/resolve/{COMMIT}/model.safetensors", "bytes=700-") in hub.asked
         assert load_backbone(unpinned(), weights_dir=tmp_path)
 
+    def test_what_a_killed_process_left_goes(self, tmp_path: Path, hub: Hub) -> None:
+        (tmp_path / ".toy.0123abcd.staging").mkdir()
+        (tmp_path / ".toys.0123abcd.staging").mkdir()
+        shelf.pull(unpinned(), tmp_path, ME, endpoint=hub.url)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".toy.busy", ".toys.0123abcd.staging", "toy"]
+
     def test_what_the_watcher_raises_ends_it_and_the_beginning_is_kept(self, tmp_path: Path, hub: Hub) -> None:
         def stop(download: Download) -> None:
             raise KeyboardInterrupt
