@@ -349,6 +349,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         tasks=("forecast",),
         quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         handles_missing=False,
+        continues_itself=True,
         methods=EVERY_METHOD,
     ),
     BackboneSpec(
