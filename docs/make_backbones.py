@@ -7,7 +7,7 @@ what a family is and how to tune it is written by hand, in the notes. A test fai
 from collections.abc import Iterator
 from pathlib import Path
 
-from tsfm import catalog
+from tsfm import backbone_table, catalog
 from tsfm.backbones import places
 from tsfm.spec import BackboneSpec, MethodSpec
 
@@ -26,12 +26,12 @@ COMMIT_CHARS = 40
 
 def pages() -> dict[str, str]:
     """File name → text of every page."""
-    made = {f"{spec.name}.md": "\n".join(_page(spec)) + "\n" for spec in catalog.BACKBONES.values()}
+    made = {f"{spec.name}.md": "\n".join(_page(spec)) + "\n" for spec in backbone_table.SPECS}
     return {INDEX: index(), **made}
 
 
 def index() -> str:
-    rows = "\n".join(_row(spec) for spec in catalog.BACKBONES.values())
+    rows = "\n".join(_row(spec) for spec in backbone_table.SPECS)
     text = (NOTES / "index.md").read_text(encoding="utf-8").replace("](../", "](")
     return text.replace("{made}", MADE).replace("{table}", rows)
 
@@ -63,10 +63,11 @@ def _page(spec: BackboneSpec) -> Iterator[str]:
 
 
 def _notes(family: str) -> tuple[str, str]:
-    """The family's two sections, with links as they stand one folder higher."""
-    text = (NOTES / f"{family}.md").read_text(encoding="utf-8").strip().replace("](../", "](")
-    what, _, advice = text.partition("## Tuning advice")
-    return what.strip(), f"## Tuning advice{advice}"
+    """The family's two sections, with links as they stand one folder higher; empty where nobody has written any."""
+    path = NOTES / f"{family}.md"
+    text = path.read_text(encoding="utf-8").strip().replace("](../", "](") if path.exists() else ""
+    what, title, advice = text.partition("## Tuning advice")
+    return what.strip(), title + advice
 
 
 def _limits(spec: BackboneSpec) -> Iterator[str]:
