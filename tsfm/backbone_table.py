@@ -113,6 +113,24 @@ _BOLT: dict[str, Any] = {
 }
 """Chronos-Bolt in four sizes: one pass gives deciles of 64 steps, longer horizons continue every decile's path."""
 
+_CHRONOS_T5: dict[str, Any] = {
+    "family": "chronos",
+    "implementation": "chronos_t5:ChronosT5",
+    "revision": "main",
+    "files": ("model.safetensors", "config.json"),
+    "sha256": None,
+    "licence": "Apache-2.0",
+    "context_length": 512,
+    "prediction_length": 64,
+    "max_prediction_length": 720,
+    "patch_length": 1,
+    "tasks": ("forecast",),
+    "quantile_levels": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "handles_missing": True,
+    "methods": EVERY_METHOD,
+}
+"""The first Chronos in five sizes: 20 paths drawn token by token, one pass of the decoder for every step; slow."""
+
 SPECS: tuple[BackboneSpec, ...] = (
     BackboneSpec(
         name="temper-tiny",
@@ -211,6 +229,41 @@ SPECS: tuple[BackboneSpec, ...] = (
         quantile_levels=(0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99),
         handles_missing=True,
         methods=EVERY_METHOD,
+    ),
+    BackboneSpec(
+        name="chronos-t5-tiny",
+        summary="Amazon's first Chronos, 8 million parameters: a T5 over binned values, by sampled paths; slow.",
+        repo="amazon/chronos-t5-tiny",
+        num_parameters=8_394_496,
+        **_CHRONOS_T5,
+    ),
+    BackboneSpec(
+        name="chronos-t5-mini",
+        summary="Amazon's first Chronos, 20 million parameters: a T5 over binned values, by sampled paths; slow.",
+        repo="amazon/chronos-t5-mini",
+        num_parameters=20_456_192,
+        **_CHRONOS_T5,
+    ),
+    BackboneSpec(
+        name="chronos-t5-small",
+        summary="Amazon's first Chronos, 46 million parameters: a T5 over binned values, by sampled paths; slow.",
+        repo="amazon/chronos-t5-small",
+        num_parameters=46_154_240,
+        **_CHRONOS_T5,
+    ),
+    BackboneSpec(
+        name="chronos-t5-base",
+        summary="Amazon's first Chronos, 201 million parameters: a T5 over binned values, by sampled paths; slow.",
+        repo="amazon/chronos-t5-base",
+        num_parameters=201_374_976,
+        **_CHRONOS_T5,
+    ),
+    BackboneSpec(
+        name="chronos-t5-large",
+        summary="Amazon's first Chronos, 709 million parameters: a T5 over binned values, by sampled paths; slow.",
+        repo="amazon/chronos-t5-large",
+        num_parameters=708_963_328,
+        **_CHRONOS_T5,
     ),
     BackboneSpec(
         name="timer-84m",

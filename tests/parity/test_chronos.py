@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chronos.chronos import ChronosConfig
 from chronos.chronos2 import Chronos2Model, Chronos2Pipeline
 from chronos.chronos_bolt import ChronosBoltModelForForecasting, ChronosBoltPipeline
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import T5ForConditionalGeneration
 
 from tests.parity.golden import GoldenSet, assert_equal, golden_sets
 from tests.parity.manifests import assert_published, manifest
@@ -22,6 +24,7 @@ from tsfm.artifact import Artifact, open_artifact, write_artifact
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.backbones.chronos_2 import Chronos2, Chronos2Config, _alone
 from tsfm.backbones.chronos_bolt import BoltConfig, ChronosBolt
+from tsfm.backbones.chronos_t5 import ChronosT5
 from tsfm.backbones.layers import pinball
 from tsfm.backbones.weights import load_tensors, tensors_of
 from tsfm.errors import WeightsError
@@ -297,3 +300,99 @@ class TestPackageTwo:
         torch.testing.assert_close(found, expected, **CLOSE)
         before = self.small().predict(rows(3, 100), 32).quantiles
         assert not torch.allclose(before, found, atol=1e-3), "the adapter changed nothing"
+
+
+class TestPackageT5:
+    """No golden set holds the first Chronos: its package's tokens and `transformers`' network stand in."""
+
+    def small(self) -> ChronosT5:
+        return ChronosT5.from_config(ChronosT5.shrunk(ChronosT5.configs["chronos-t5-tiny"]), seed=3).eval()
+
+    def reference(self) -> T5ForConditionalGeneration:
+        theirs = T5ForConditionalGeneration(self.small().sizes.package()).eval()
+        missing = theirs.load_state_dict(tensors_of(self.small()), strict=False)
+        assert {name.rpartition(".")[0] for name in missing.missing_keys} == {
+            "encoder.embed_tokens",
+            "decoder.embed_tokens",
+            "lm_head",
+        }
+        return theirs
+
+    def context(self) -> Tensor:
+        x = 4 * rows(5, 90)
+        x[1, :30] = torch.nan
+        x[2, 40:44] = torch.nan
+        x[3], x[4] = 0.0, torch.nan
+        return x
+
+    def tokenised(self) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """The package's tokenizer, and what it makes of the context: tokens, mask, scale."""
+        sizes = self.small().sizes
+        config = ChronosConfig(
+            tokenizer_class="MeanScaleUniformBins",
+            tokenizer_kwargs={"low_limit": sizes.low_limit, "high_limit": sizes.high_limit},
+            **{name: getattr(sizes, name) for name in ("context_length", "prediction_length", "n_tokens")},
+            n_special_tokens=2,
+            pad_token_id=0,
+            eos_token_id=1,
+            use_eos_token=True,
+            model_type="seq2seq",
+            num_samples=20,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+        )
+        tokenizer = config.create_tokenizer()
+        return tokenizer, *tokenizer.context_input_transform(self.context())
+
+    def test_tokens_and_values(self) -> None:
+        tokenizer, tokens, _, scale = self.tokenised()
+        model = self.small()
+        ours = model.tokens(self.context(), scale[:, None])
+        assert torch.equal(F.pad(ours, (0, 1), value=1), tokens)
+        assert torch.equal(model.encode(self.context())[2][:, 0], scale)
+        every = torch.arange(model.sizes.n_tokens)[None, None]
+        assert torch.equal(model.values(every), tokenizer.output_transform(every, torch.ones(1)))
+
+    def test_the_loss_of_the_network_of_transformers(self) -> None:
+        tokenizer, tokens, mask, scale = self.tokenised()
+        target = rows(5, 64, seed=1)
+        labels, observed, _ = tokenizer._input_transform(target, scale)
+        expected = self.reference()(input_ids=tokens, attention_mask=mask, labels=labels).loss
+        torch.testing.assert_close(self.small().loss(Batch(context=self.context(), target=target)), expected, **CLOSE)
+        target[:, 50:] = torch.nan
+        labels[:, 50:] = -100
+        expected = self.reference()(input_ids=tokens, attention_mask=mask, labels=labels).loss
+        torch.testing.assert_close(self.small().loss(Batch(context=self.context(), target=target)), expected, **CLOSE)
+        assert observed.all()
+
+    def test_every_step_of_a_path_is_drawn_from_what_the_whole_decoder_says(self) -> None:
+        _, tokens, mask, _ = self.tokenised()
+        model, noise = self.small(), self.small()._noise(12)
+        with torch.no_grad():
+            hidden, seen, _ = model.encode(self.context())
+            paths = model.draw(hidden, seen, noise)
+            for path in (0, 7):
+                before = F.pad(paths.tokens[:, path, :-1], (1, 0), value=0)
+                said = self.reference()(input_ids=tokens, attention_mask=mask, decoder_input_ids=before).logits
+                for step in range(12):
+                    chosen, mean = model._choose(said[:, None, step], noise[path : path + 1, step])
+                    assert torch.equal(chosen[:, 0], paths.tokens[:, path, step])
+                    torch.testing.assert_close(mean[:, 0], paths.expected[:, path, step], **CLOSE)
+
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft asks transformers so
+    @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # the head alone is adapted
+    def test_adapters_open_on_the_class_of_transformers(self, tmp_path: Path) -> None:
+        adapter = tuned("lora", self.small(), tmp_path)
+        _, tokens, mask, _ = self.tokenised()
+        before = torch.randint(3, 500, (5, 6), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            served = fold(self.small(), adapter)
+            assert isinstance(served, ChronosT5)
+            hidden, seen, _ = served.encode(self.context())
+            state = served.decoder(input_ids=before, encoder_hidden_states=hidden, encoder_attention_mask=seen)
+            opened = PeftModel.from_pretrained(self.reference(), str(adapter.path)).eval()
+            found = opened(input_ids=tokens, attention_mask=mask, decoder_input_ids=before).logits
+            torch.testing.assert_close(found, served._logits(state.last_hidden_state), **CLOSE)
+            plain = self.reference()(input_ids=tokens, attention_mask=mask, decoder_input_ids=before).logits
+        assert not torch.allclose(plain, found, atol=1e-2), "the adapter changed nothing"

@@ -14,6 +14,7 @@ from tsfm.backbones.base import Batch
 from tsfm.backbones.chronos_2 import Chronos2
 from tsfm.backbones.chronos_bolt import ChronosBolt
 from tsfm.backbones.chronos_parts import Scale, empirical_quantiles
+from tsfm.backbones.chronos_t5 import ChronosT5
 from tsfm.errors import ConfigError
 
 SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
@@ -138,3 +139,68 @@ class TestTwo:
             grouped = model.standardised(x, 16, group_ids=torch.tensor([7, 7, 1, 2]))[1]
         torch.testing.assert_close(grouped[2:], alone[2:], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(grouped[:2], alone[:2], rtol=1e-3)
+
+
+def t5() -> ChronosT5:
+    return ChronosT5.from_config(ChronosT5.shrunk(ChronosT5.configs["chronos-t5-tiny"]), seed=1).eval()
+
+
+class TestT5:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"tie_word_embeddings": False},
+            {"chronos_config": {"model_type": "causal"}},
+            {"chronos_config": {"use_eos_token": False}},
+            {"chronos_config": {"top_p": 0.9}},
+        ],
+    )
+    def test_variants_that_were_never_published_are_refused(self, change: dict[str, object]) -> None:
+        with pytest.raises(ConfigError):
+            ChronosT5.from_config({**ChronosT5.configs["chronos-t5-tiny"], **change}, seed=0)
+
+    def test_a_published_config_is_read_as_it_lies_there(self) -> None:
+        sizes = ChronosT5.configs["chronos-t5-tiny"]
+        limits = {name: sizes[name] for name in ("low_limit", "high_limit")}
+        inner = ("n_tokens", "context_length", "prediction_length", "num_samples", "temperature", "top_k")
+        outer = {name: value for name, value in sizes.items() if name not in (*limits, *inner)}
+        chronos = {name: sizes[name] for name in inner} | {"tokenizer_kwargs": limits, "model_type": "seq2seq"}
+        with torch.device("meta"):
+            model = ChronosT5.from_config({**outer, "model_type": "t5", "chronos_config": chronos}, seed=0)
+        assert model.config == sizes
+
+    def test_the_head_is_the_embedding(self) -> None:
+        model = t5()
+        names = {name for name, p in model.named_parameters(remove_duplicate=False) if p is model.shared.weight}
+        modules = ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+        assert names == {f"{module}.weight" for module in modules}
+        assert model.head_parameter_names() == {"shared.weight"}
+
+    def test_tokens_are_drawn_by_their_probabilities(self) -> None:
+        """Among the likeliest alone, special tokens never, and even noise gives even shares."""
+        model = t5()
+        logits = torch.full((1, 40, 512), -9.0)
+        logits[..., 0], logits[..., 1] = 99.0, 99.0
+        logits[..., 100], logits[..., 200], logits[..., 300] = 5.0, 5.0 + torch.log(torch.tensor(2.0)), 5.0
+        chosen, mean = model._choose(logits, (torch.arange(40) + 0.5) / 40)
+        counts = torch.bincount(chosen[0], minlength=512)
+        assert [int(counts[token]) for token in (100, 200, 300)] == [10, 20, 10]
+        value = model.values(torch.tensor([100, 200, 300]))
+        torch.testing.assert_close(mean[0, 0], (value * torch.tensor([0.25, 0.5, 0.25])).sum(), rtol=1e-2, atol=1e-2)
+
+    def test_noise_is_even_at_every_step_and_its_own_for_every_path(self) -> None:
+        noise = t5()._noise(30)
+        assert torch.equal((noise * 20).floor().sort(dim=0).values, torch.arange(20.0)[:, None].expand(20, 30))
+        assert torch.equal(noise, t5()._noise(30))
+        assert noise.T.corrcoef().triu(1).abs().max() < 0.8
+
+    def test_the_mean_has_gradients_though_tokens_have_none(self) -> None:
+        model = t5()
+        model.predict(rows(2, 40), 3).point.square().sum().backward()  # type: ignore[no-untyped-call]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+    def test_windows_beyond_one_portion(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, x = t5(), rows(5, 30)
+        whole = model.predict(x, 3)
+        monkeypatch.setattr("tsfm.backbones.chronos_t5._WINDOWS", 2)
+        torch.testing.assert_close(model.predict(x, 3).quantiles, whole.quantiles, rtol=1e-5, atol=1e-5)
