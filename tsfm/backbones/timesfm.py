@@ -112,6 +112,10 @@ class Residual(nn.Module):
         return out
 
 
+Memory = list[Tensor]
+"""Of one layer: keys and values of the patches before, or nothing yet; a pass that is given it puts its own there."""
+
+
 class Attention(nn.Module):
     """Causal attention; rotary positions come *before* the norms of queries and keys, so that they are not relative."""
 
@@ -128,8 +132,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_width, eps=config.rms_norm_eps)
         self.k_norm = RMSNorm(head_width, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """`x` [B, N, D]; angles [B, 1, N, e / 2]; `mask` [B, 1, N, N], True = may look."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, memory: Memory | None) -> Tensor:
+        """`x` [B, M, D] are the last M of N patches; angles [B, 1, M, e / 2]; `mask` [B, 1, M, N], True = may look."""
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -137,6 +141,10 @@ class Attention(nn.Module):
         scale = LOG2_E / math.sqrt(q.shape[-1]) * F.softplus(self.scaling)
         q = self.q_norm(rotate_halves(q, cos, sin)) * scale
         k = self.k_norm(rotate_halves(k, cos, sin))
+        if memory:
+            k, v = torch.cat([memory[0], k], dim=2), torch.cat([memory[1], v], dim=2)
+        if memory is not None:
+            memory[:] = k, v
         mixed = F.scaled_dot_product_attention(q.type_as(v), k.type_as(v), v, attn_mask=mask, scale=1.0)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
         return out
@@ -167,8 +175,8 @@ class Layer(nn.Module):
         self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cos, sin, mask))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, memory: Memory | None) -> Tensor:
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), cos, sin, mask, memory))
         out: Tensor = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return out
 
@@ -186,14 +194,18 @@ class Trunk(nn.Module):
         out: Tensor = self.input_ff_layer(torch.cat([patches, masked.to(patches.dtype)], dim=-1))
         return out
 
-    def forward(self, patches: Tensor, masked: Tensor, *, checkpointing: bool) -> Tensor:
-        padding = masked[..., -1]
+    def forward(
+        self, patches: Tensor, masked: Tensor, *, memories: list[Memory] | None = None, checkpointing: bool = False
+    ) -> Tensor:
+        """`patches` [B, M, p] may be the last of `masked` [B, N, p] alone, where `memories` hold all before."""
+        padding, new = masked[..., -1], slice(masked.shape[1] - patches.shape[1], None)
         positions = torch.arange(padding.shape[1], device=padding.device) - padding.sum(1, keepdim=True)
-        cos, sin = (angle[:, None] for angle in rotary(positions, self.head_width))
-        mask = causal_mask(padding)
-        x = self.embed(patches, masked)
-        for layer in self.layers:
-            x = through(layer, x, cos, sin, mask, checkpointing=checkpointing)
+        cos, sin = (angle[:, None, new] for angle in rotary(positions, self.head_width))
+        mask = causal_mask(padding)[:, :, new]
+        x = self.embed(patches, masked[:, new])
+        for i, layer in enumerate(self.layers):
+            memory = None if memories is None else memories[i]
+            x = through(layer, x, cos, sin, mask, memory, checkpointing=checkpointing)
         return x
 
 
@@ -342,15 +354,24 @@ class TimesFM(Backbone):
         masked = F.pad(masked, pad, value=True)
         return torch.where(masked, 0.0, F.pad(fill_gaps(context), pad)), masked
 
-    def hidden(self, values: Tensor, masked: Tensor) -> Patches:
-        """The network on `values` and `masked` [B, L], whole patches, 0 where masked."""
+    def hidden(self, values: Tensor, masked: Tensor, *, memories: list[Memory] | None = None) -> Patches:
+        """The network on `values` and `masked` [B, L], whole patches, 0 where masked.
+
+        With `memories` only of the patches that came since they were filled, and they are filled up.
+        """
         p = self.sizes.patch_length
         location, scale = running_moments(values, masked, patch=p)
-        divisor = torch.where(scale < FLAT, 1.0, scale)
         shape = (*location.shape, p)
-        seen = masked.view(shape)
-        patches = torch.where(seen, 0.0, (values.view(shape) - location[..., None]) / divisor[..., None])
-        hidden = self.model(patches, seen, checkpointing=self.gradient_checkpointing and self.training)
+        known = memories[0][0].shape[2] if memories and memories[0] else 0
+        location, scale, seen = location[:, known:], scale[:, known:], masked.view(shape)
+        divisor = torch.where(scale < FLAT, 1.0, scale)
+        normal = (values.view(shape)[:, known:] - location[..., None]) / divisor[..., None]
+        hidden = self.model(
+            torch.where(seen[:, known:], 0.0, normal),
+            seen,
+            memories=memories,
+            checkpointing=self.gradient_checkpointing and self.training and memories is None,
+        )
         return Patches(hidden, location, scale)
 
     def next_steps(self, patches: Patches) -> Tensor:
@@ -370,14 +391,15 @@ class TimesFM(Backbone):
         """[B, H, columns] after `context`, as often as it takes; deciles may cross."""
         o, passes = self.sizes.horizon_length, -(-steps // self.sizes.horizon_length)
         values, masked = self.prepared(context, room=self.sizes.context_length - (passes - 1) * o)
-        patches = self.hidden(values, masked)
+        memories: list[Memory] | None = [[] for _ in self.model.layers] if passes > 1 else None
+        patches = self.hidden(values, masked, memories=memories)
         far = self.far_steps(patches)
         blocks: list[Tensor] = []
         for _ in range(passes):
             if blocks:
                 values = torch.cat([values, blocks[-1][..., self.sizes.median]], dim=1)
                 masked = F.pad(masked, (0, o))
-                patches = self.hidden(values, masked)
+                patches = self.hidden(values, masked, memories=memories)
             blocks.append(self.next_steps(Patches(*(t[:, -1:] for t in patches)))[:, 0])
         return spread(torch.cat(blocks, dim=1)[:, :steps], far[:, :steps], median=self.sizes.median)
 

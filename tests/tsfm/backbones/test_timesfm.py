@@ -71,6 +71,12 @@ class TestForecast:
         torch.testing.assert_close(far[:, :16], first)
         torch.testing.assert_close(far[:, 16:32], model.predict(torch.cat([x, first], dim=1), 16).point)
 
+    def test_a_longer_horizon_computes_every_patch_once(self) -> None:
+        model, widths = small(), []
+        model.model.layers[0].register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+        model.predict(sines(2, 32), 40)
+        assert widths == [8, 4, 4]
+
     def test_what_is_fed_back_takes_its_place_from_the_context(self) -> None:
         model, x = small(), sines(1, 64)
         torch.testing.assert_close(model.predict(x, 20).point, model.predict(x[:, 16:], 20).point)
@@ -145,7 +151,7 @@ class TestLoss:
         context = torch.tensor([-1.0, 1.0, -1.0, 1.0]).repeat(100, 2)
         columns = torch.zeros(10, requires_grad=True)
         patches = model.hidden(*model.prepared(context, room=64))
-        model.hidden = lambda values, masked: patches  # type: ignore[method-assign]  # always the same
+        model.hidden = lambda values, masked, memories=None: patches  # type: ignore[method-assign]  # always the same
         model.next_steps = lambda patches: columns.expand(100, 2, 4, 10)  # type: ignore[method-assign]  # free parameters
         model.far_steps = lambda patches: columns.expand(100, 4, 10)  # type: ignore[method-assign]
         optimizer = torch.optim.Adam([columns], lr=0.1)
