@@ -79,7 +79,7 @@ def _limits(spec: BackboneSpec) -> Iterator[str]:
         "horizon": f"{spec.prediction_length:,} steps in one pass, {spec.max_prediction_length:,} at most",
         "patch": f"{spec.patch_length} steps",
         "answers": _answers(spec),
-        "missing values": "masked" if spec.handles_missing else "filled between their neighbours",
+        "missing values": "masked" if spec.handles_missing else "filled from their neighbours",
         "covariates": " and ".join(can) or "none",
         "tasks": ", ".join(spec.tasks),
         "licence": spec.licence + (": **not for commercial use**" if spec.non_commercial else ""),

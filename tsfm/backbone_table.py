@@ -50,7 +50,7 @@ _MOIRAI_1: dict[str, Any] = {
     "patch_length": 32,
     "tasks": ("forecast",),
     "quantile_levels": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "handles_missing": True,
+    "handles_missing": False,
     "methods": EVERY_METHOD,
 }
 """512 tokens hold context and horizon; one pass gives every horizon."""
