@@ -308,7 +308,7 @@ SPECS: tuple[BackboneSpec, ...] = (
     ),
     BackboneSpec(
         name="moment-small",
-        summary="AutonLab's MOMENT on the encoder of a small T5: reconstructs what is hidden, and is tuned to forecast.",
+        summary="AutonLab's MOMENT on the encoder of a small T5: reconstructs what is hidden, is tuned to forecast.",
         repo="AutonLab/MOMENT-1-small",
         num_parameters=18_891_976,
         **_MOMENT,
