@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from tsfm.errors import ConfigError
@@ -116,6 +117,13 @@ class Backbone(nn.Module, ABC):
         networks do themselves.
         """
         return values
+
+    def rows_together(self, context: Tensor) -> list[Tensor]:
+        """Indices [b] of the rows of `context` [B, T] that pass each module in one call; every row in one of them.
+
+        All rows by default. TRACE puts a gate of its own on each window and so has to know.
+        """
+        return [torch.arange(len(context), device=context.device)]
 
     def head_shape(self) -> tuple[int, int]:
         """(N, D): tokens and width of the hidden state that `head_linear` flattens; `ConfigError` where it is None."""

@@ -386,15 +386,22 @@ class UniTS(Backbone):
                 param="prediction_length",
             )
         x = context[:, -sizes.context_length :].transpose(1, 2)
+        lots = self._lots(x)
+        if len(lots) == 1:
+            return self._forecast(x, *lots, prediction_length)
+        said = [self._forecast(x[rows], count, prediction_length) for count, rows in lots.items()]
+        return torch.cat(said)[torch.cat(list(lots.values())).argsort()]
+
+    def rows_together(self, context: Tensor) -> list[Tensor]:
+        """Rows of one number of tokens."""
+        return list(self._lots(context[:, None, -self.sizes.context_length :]).values())
+
+    def _lots(self, x: Tensor) -> dict[int, Tensor]:
+        """Rows of `x` [B, V, T] by how many patches there are from their first observed step on; none counts as one."""
         seen = (~x.isnan()).any(1)
         steps = torch.where(seen.any(1), seen.shape[1] - seen.int().argmax(1), 1)
-        patches = (steps + sizes.patch_len - 1) // sizes.patch_len
-        counts = sorted({int(n) for n in patches.tolist()})
-        if len(counts) == 1:
-            return self._forecast(x, counts[0], prediction_length)
-        rows = [(patches == n).nonzero()[:, 0] for n in counts]
-        said = [self._forecast(x[i], n, prediction_length) for i, n in zip(rows, counts, strict=True)]
-        return torch.cat(said)[torch.cat(rows).argsort()]
+        patches = (steps + self.sizes.patch_len - 1) // self.sizes.patch_len
+        return {count: (patches == count).nonzero()[:, 0] for count in sorted(set(patches.tolist()))}
 
     def _forecast(self, x: Tensor, num_patches: int, prediction_length: int) -> Tensor:
         """[B, H, V] after the last patches of `x` [B, V, T]."""

@@ -110,7 +110,7 @@ class Gates:
         values = torch.stack([gate.value.detach() for gate in self.gates])
         on = torch.from_numpy(~masks).to(device, values.dtype)
         sums = torch.zeros(masks.shape, dtype=torch.float64, device=device)
-        observed = [batch for batch in map(_observed_rows, batches) if len(batch.target)]
+        observed = [part for batch in batches for part in _observed_parts(model, batch)]
         model.eval()
         self._switch(np.ones(len(self), dtype=np.bool_))
         try:
@@ -155,7 +155,10 @@ class Gates:
         return scaled
 
 
-def _observed_rows(batch: Batch) -> Batch:
-    """The windows that have a loss."""
-    rows = (~batch.target.isnan()).any(1)
-    return Batch(context=batch.context[rows], target=batch.target[rows])
+def _observed_parts(model: Backbone, batch: Batch) -> list[Batch]:
+    """The windows that have a loss; a batch for each lot of them that goes through the network together."""
+    rows = (~batch.target.isnan()).any(1).nonzero()[:, 0]
+    if not len(rows):
+        return []
+    lots = [rows[lot] for lot in model.rows_together(batch.context[rows])]
+    return [Batch(context=batch.context[lot], target=batch.target[lot]) for lot in lots]

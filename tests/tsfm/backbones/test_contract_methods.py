@@ -4,6 +4,7 @@ import re
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,20 @@ class TestWhatMoves:
         kept = method.facts(model)["kept"]
         assert 0 < len(kept) < method.facts(model)["num_modules"]
         assert {n.split(".lora_")[0] for n in moved(method, model, batch, steps=1) if ".lora_" in n} == set(kept)
+
+    def test_importance_is_a_window_s_own_whatever_padding_stands_beside_it(self, case: Case) -> None:
+        method = created("trace", dropout=0.0, keep_ratio=1.0)
+        model = method.prepare(case.fresh())
+        method.bind(model, [], [])
+        moved(method, model, batch_of(case), steps=1)
+        batch = case.batch(3)
+        batch.context[1, : case.length // 2] = NAN
+        batch.context[2, :-1] = NAN
+        batch.target[2, 1:] = NAN
+        windows = [Batch(context=batch.context[i : i + 1], target=batch.target[i : i + 1]) for i in range(3)]
+        nothing = np.zeros((1, len(method.gates)), dtype=np.bool_)
+        together, alone = (method.gates.measure(model, given, nothing, form="taylor") for given in ([batch], windows))
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5 * alone.max())
 
 
 @every_network
