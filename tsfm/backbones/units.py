@@ -388,7 +388,7 @@ class UniTS(Backbone):
         x = context[:, -sizes.context_length :].transpose(1, 2)
         lots = self._lots(x)
         if len(lots) == 1:
-            return self._forecast(x, *lots, prediction_length)
+            return self._forecast(x, next(iter(lots)), prediction_length)
         said = [self._forecast(x[rows], count, prediction_length) for count, rows in lots.items()]
         return torch.cat(said)[torch.cat(list(lots.values())).argsort()]
 
