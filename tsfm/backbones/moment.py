@@ -426,8 +426,9 @@ class MOMENT(Backbone):
         values = F.pad(context[:, -length:], (max(length - context.shape[1], 0), 0), value=math.nan)
         known = ~values.isnan()
         real = known.cummax(dim=1).values
-        real[:, -1] = True  # a row without any value keeps one key
         gaps = self._patches(real & ~known).float().mean(-1)
+        # However little of the last patch is real, it is a key: with none at all every token would attend to padding.
+        real[:, -self.sizes.patch_length :] = True
         visible = (gaps <= MOST_FILLED).repeat_interleave(self.sizes.patch_length, dim=1)
         return Window.of(torch.where(real, fill_gaps(values), math.nan), real=real, visible=visible, known=known)
 

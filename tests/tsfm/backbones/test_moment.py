@@ -142,6 +142,15 @@ class TestMissing:
         torch.testing.assert_close(other[:, 6:], states[:, 6:])
         assert not torch.allclose(other[:, :6], states[:, :6], atol=1e-2)
 
+    def test_of_a_window_shorter_than_a_patch_its_one_token_is_all_there_is(self) -> None:
+        model = network(horizon=HORIZON)
+        window = model._window(torch.tensor([[1.0, 3.0, 2.0, 5.0, 4.0]]))
+        seen = window.x[:, -5:]
+        other = dataclasses.replace(window, x=torch.where(window.real, window.x, 9.0))
+        assert window.visible.all()
+        assert torch.equal(model.states(window)[:, -1], model.states(other)[:, -1])
+        assert torch.equal(window.x[:, -8:-5], seen[:, :1].expand(1, 3))
+
 
 def test_positions_are_counted_singly_and_then_by_ever_wider_buckets() -> None:
     """T5's own example of 32 buckets up to 128, forward and backward."""
