@@ -1,7 +1,7 @@
 """Golden sets as they lie under TEMPER_GOLDEN: one folder a family, several weight files of one architecture in it.
 
-A set is found by its folder: the folder's name up to the first "-" is the family, so that further sizes of a family may
-stand beside it (`ttm`, `ttm-wide`, …) and run through the same assertions.
+A set is found by its folder: its name begins with the family's, alone or before a "-" or "_", so that further sizes of
+a family may stand beside it (`ttm`, `ttm-wide`, `ttm_2`, …) and run through the same assertions.
 """
 
 import json
@@ -47,7 +47,7 @@ def golden_sets(family: str) -> list[GoldenSet]:
     return [
         GoldenSet(folder=folder, config=json.loads((folder / "config.json").read_bytes()))
         for folder in folders
-        if folder.name == family or folder.name.startswith(f"{family}-")
+        if folder.name == family or folder.name.startswith((f"{family}-", f"{family}_"))
     ]
 
 

@@ -164,13 +164,14 @@ class TestTwo:
         assert_equal(scale.location, expected["loc"], rtol=1e-6, atol=1e-6)
         assert_equal(scale.scale, expected["scale"], rtol=1e-6, atol=1e-6)
         assert_equal(hidden, expected["encoder_out"], **CLOSE)
-        assert x["num_output_patches"] * 16 == known.shape[2]
+        assert x["num_output_patches"] * self.model(golden).sizes.input_patch_size == known.shape[2]
 
     @pytest.mark.parametrize("known", [False, True])
     def test_losses(self, golden: GoldenSet, known: bool) -> None:
         """Theirs: over all steps of the last patch, summed over levels; what was known in advance does not count."""
         model, x, expected = self.model(golden), arrays(golden), golden.arrays()
-        steps, target, options = int(x["num_output_patches"]) * 16, x["target"], {"group_ids": x["group_ids"]}
+        steps = int(x["num_output_patches"]) * model.sizes.input_patch_size
+        target, options = x["target"], {"group_ids": x["group_ids"]}
         if known:
             options["future"] = x["future_covariates"]
             target = torch.where(x["future_covariates"].isnan(), target, torch.nan)

@@ -19,7 +19,9 @@ V1_RAW = {"rtol": 1e-5, "atol": 5e-4}
 """The sets' READMEs: five to ten times the float32 rounding of the reference."""
 HUB = golden_sets("timer_84m")
 FIRST = golden_sets("timer_v1")
-needs_golden = pytest.mark.skipif(not (HUB and FIRST), reason="reference numbers are absent (set TEMPER_GOLDEN)")
+ABSENT = "reference numbers are absent (set TEMPER_GOLDEN)"
+needs_hub = pytest.mark.skipif(not HUB, reason=ABSENT)
+needs_first = pytest.mark.skipif(not FIRST, reason=ABSENT)
 
 
 def hub(golden: GoldenSet) -> Timer:
@@ -56,7 +58,7 @@ def inputs(golden: GoldenSet) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in golden.arrays().items()}
 
 
-@needs_golden
+@needs_hub
 @pytest.mark.parametrize("golden", HUB, ids=lambda golden: golden.folder.name)
 class TestHub:
     def test_what_every_token_says(self, golden: GoldenSet) -> None:
@@ -77,7 +79,7 @@ class TestHub:
         assert_equal(loss_as_they_are(model, x["train_z"], monkeypatch), expected["train_loss"], **NORMALISED)
 
 
-@needs_golden
+@needs_first
 @pytest.mark.parametrize("golden", FIRST, ids=lambda golden: golden.folder.name)
 class TestFirst:
     def test_what_every_token_says(self, golden: GoldenSet) -> None:

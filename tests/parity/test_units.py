@@ -43,7 +43,7 @@ class TestGolden:
         model, expected = network(golden), golden.arrays()
         stored = {name: torch.from_numpy(array) for name, array in expected.items()}
         x, horizon = stored["x"], golden.config["tasks"]["pred_len"]
-        patches = horizon // golden.config["constructor"]["patch_len"]
+        patches = -(-horizon // golden.config["constructor"]["patch_len"])
         out = model.read(standardised(x, stored), nothing_hidden(golden, x), patches)
         assert_equal(out.tokens, expected["tokens"], **HIDDEN)
         assert_equal(out.sequence, expected["forecast_sequence"], **HIDDEN)
