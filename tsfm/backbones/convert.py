@@ -30,14 +30,20 @@ def tensors_from_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(list(ALLOWED)):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        said = str(error).strip().partition("\n")[0]
+    except pickle.UnpicklingError as error:  # torch's text advises to switch its check off: not repeated
         raise WeightsError(
-            f"{path.name} is not a checkpoint of tensors alone, so it is not read ({said}).", code="unsafe_checkpoint"
+            f"{path} asks for more than tensors and plain containers, or is no checkpoint at all, so it is not read: "
+            "fetch the published file again.",
+            code="unsafe_checkpoint",
+        ) from error
+    except Exception as error:  # a damaged file makes torch's readers fail in any way, and each means the same
+        raise WeightsError(
+            f"{path} is damaged or no checkpoint, so it is not read: fetch the published file again.",
+            code="unsafe_checkpoint",
         ) from error
     state = _state(found)
     if state is None:
-        raise WeightsError(f"{path.name} holds no tensors by name.", code="unsafe_checkpoint")
+        raise WeightsError(f"{path} holds no tensors by name.", code="unsafe_checkpoint")
     # Of their own, so that what several names share or what is a view of more is stored once each and whole.
     return {name: t.detach().clone().contiguous() for name, t in state.items()}
 

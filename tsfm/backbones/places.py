@@ -99,10 +99,13 @@ def command(spec: BackboneSpec) -> str | None:
     """What puts the weights on this machine; None where they ship with the code."""
     if spec.repo is None and not spec.pickled:
         return None
-    consent = " --accept-license" if spec.non_commercial else ""
     if spec.pickled:
-        return f"temper backbones add {spec.name} --path {spec.files[0]}{consent}"
-    return f"temper backbones pull {spec.name}{consent}"
+        return f"temper backbones add {spec.name} --path {spec.files[0]}{_consent(spec)}"
+    return f"temper backbones pull {spec.name}{_consent(spec)}"
+
+
+def _consent(spec: BackboneSpec) -> str:
+    return " --accept-license" if spec.non_commercial else ""
 
 
 def may_be_pulled(spec: BackboneSpec) -> bool:
@@ -124,7 +127,7 @@ def absent(spec: BackboneSpec, weights_dir: Path | None) -> WeightsError:
         return WeightsError(f"{said}{fetch}put {files} into {folder}.")
     return WeightsError(
         f"{said}`{command(spec)}`, which puts {files} into {folder}, or fetch them elsewhere and "
-        f"`temper backbones add {spec.name} --path FOLDER`."
+        f"`temper backbones add {spec.name} --path FOLDER{_consent(spec)}`."
     )
 
 

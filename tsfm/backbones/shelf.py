@@ -69,7 +69,7 @@ def pull(
         commit, found = hub.fetch(spec, partly, revision=revision, watch=watch, endpoint=endpoint)
         weights = next(path for name, path in found.items() if name.endswith(".safetensors"))
         facts = {"from": "hub", "repo": spec.repo, "revision": revision or spec.revision, "commit": commit}
-        source = _Source(weights=weights, is_ours=True, config=found.get(CONFIG), facts=facts)
+        source = _Source(weights=weights, is_ours=True, config=found.get(CONFIG), facts=facts, shown=weights)
         placed = _place(spec, weights_dir, consent, source)
         shutil.rmtree(partly)
         return placed
@@ -86,7 +86,7 @@ def add(spec: BackboneSpec, weights_dir: Path, path: Path, consent: Consent) -> 
         facts = {"from": "path", "path": str(path.resolve())}
         if weights.suffix == ".safetensors":
             config = weights.parent / CONFIG if CONFIG in spec.files else None
-            source = _Source(weights=weights, is_ours=False, config=config, facts=facts)
+            source = _Source(weights=weights, is_ours=False, config=config, facts=facts, shown=weights)
             return _place(spec, weights_dir, consent, source)
         return _convert(spec, weights_dir, weights, consent, facts)
 
@@ -99,6 +99,8 @@ class _Source:
     config: Path | None
     facts: Mapping[str, Any]
     """For the lock: where they came from."""
+    shown: Path
+    """What messages call it: the path as it was given."""
 
 
 def _published_file(spec: BackboneSpec, path: Path) -> Path:
@@ -127,7 +129,7 @@ def _convert(
         save_file(tensors_from_pickle(pickled), made)
         config = pickled.parent / CONFIG if CONFIG in spec.files else None
         converted = {**facts, "converted_from": {"name": pickled.name, "sha256": file_sha256(pickled)}}
-        source = _Source(weights=made, is_ours=True, config=config, facts=converted)
+        source = _Source(weights=made, is_ours=True, config=config, facts=converted, shown=pickled)
         return _place(spec, weights_dir, consent, source)
     finally:
         shutil.rmtree(staging)
@@ -144,7 +146,7 @@ def _place(spec: BackboneSpec, weights_dir: Path, consent: Consent, source: _Sou
         _check_digest(spec, folder, sha256)
         if source.config is not None:
             _copied(source.config, staging / CONFIG)
-        _check_fit(spec, staging)
+        _check_fit(spec, staging, shown=source.shown)
         lock = {
             "format": LOCK_FORMAT,
             "backbone": spec.name,
@@ -180,11 +182,11 @@ def _check_digest(spec: BackboneSpec, folder: Path, sha256: str) -> None:
         )
 
 
-def _check_fit(spec: BackboneSpec, folder: Path) -> None:
+def _check_fit(spec: BackboneSpec, folder: Path, *, shown: Path) -> None:
     """Strictly, without memory for the weights; safetensors' header says names and shapes."""
     from tsfm.backbones.weights import check_published
 
-    check_published(spec, folder / WEIGHTS, folder / CONFIG if CONFIG in spec.files else None)
+    check_published(spec, folder / WEIGHTS, folder / CONFIG if CONFIG in spec.files else None, shown=shown)
 
 
 def _here(spec: BackboneSpec, weights_dir: Path) -> Checkpoint | None:

@@ -1,7 +1,8 @@
 """Pretrained weights: found by name, verified by digest, loaded strictly. Only safetensors; nothing is unpickled."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from tsfm.backbones import build, implementation
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.places import Checkpoint, find_weights
 from tsfm.catalog import BackboneSpec
-from tsfm.errors import WeightsError
+from tsfm.errors import ConfigError, WeightsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,8 @@ def load_backbone(spec: BackboneSpec, *, weights_dir: Path | None = None) -> Bac
 def open_checkpoint(checkpoint: Checkpoint) -> Backbone:
     """The network that lies there; `WeightsError` when the file is not the pinned one or does not fit."""
     _verify(checkpoint)
-    model = build(checkpoint.spec, published_config(checkpoint.spec, checkpoint.config), seed=0)
+    with _named(checkpoint.spec, checkpoint.folder):
+        model = build(checkpoint.spec, published_config(checkpoint.spec, checkpoint.config), seed=0)
     tensors = type(model).published_tensors(load_file(checkpoint.weights))
     load_tensors(model, tensors, optional=type(model).fresh_parameters)
     return model.eval()
@@ -64,25 +66,42 @@ def published_config(spec: BackboneSpec, path: Path | None) -> Mapping[str, Any]
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
-        raise WeightsError(f"{path} is not JSON: {error}.") from error
+        raise WeightsError(f"{path.name} is not JSON: {error}.") from error
     if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds no JSON object.")
+        raise WeightsError(f"{path.name} holds no JSON object.")
     return found
 
 
-def check_published(spec: BackboneSpec, weights: Path, config: Path | None) -> None:
-    """Whether a published file fits the architecture, by the names and shapes in its header: `WeightsError` if not.
+def check_published(spec: BackboneSpec, weights: Path, config: Path | None, *, shown: Path) -> None:
+    """Whether a published file fits the architecture, by the names and shapes in its header: `WeightsError` if not,
+    which names the files as `shown`, where whoever asks knows them.
 
     Nothing of its size is allocated, so that a network of any size is checked on any machine.
     """
+    with _named(spec, shown):
+        try:
+            with safe_open(weights, framework="pt") as file:
+                held = {name: _on_meta(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        except SafetensorError as error:
+            raise WeightsError(f"it is no safetensors file: {error}.") from error
+        with torch.device("meta"):
+            model = build(spec, published_config(spec, config), seed=0)
+        _check_fit(tensors_of(model), type(model).published_tensors(held), optional=type(model).fresh_parameters)
+
+
+@contextmanager
+def _named(spec: BackboneSpec, shown: Path) -> Iterator[None]:
+    """Which file it is that does not fit, and which backbone's it was to be."""
     try:
-        with safe_open(weights, framework="pt") as file:
-            held = {name: _on_meta(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except SafetensorError as error:
-        raise WeightsError(f"{weights} is no safetensors file: {error}.") from error
-    with torch.device("meta"):
-        model = build(spec, published_config(spec, config), seed=0)
-    _check_fit(tensors_of(model), type(model).published_tensors(held), optional=type(model).fresh_parameters)
+        yield
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"{shown} cannot serve as {spec.name}: {error.message}") from error
+    except (KeyError, TypeError, ValueError) as error:  # what a published class makes of a config that is not its own
+        said = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"{shown} cannot serve as {spec.name}: its config.json does not describe this architecture "
+            f"({type(error).__name__}: {said})."
+        ) from error
 
 
 def _on_meta(part: Any) -> Tensor:

@@ -168,9 +168,17 @@ class TestAdd:
         ],
     )
     def test_what_does_not_fit_leaves_nothing(self, tmp_path: Path, content: bytes, message: str) -> None:
-        with pytest.raises(WeightsError, match=message):
+        with pytest.raises(WeightsError, match=message) as caught:
             shelf.add(unpinned(), tmp_path / "w", folder_of(tmp_path / "given", weights=content), ME)
+        assert str(tmp_path / "given" / "model.safetensors") in caught.value.message, "not where it was copied to"
         assert [p.name for p in (tmp_path / "w").iterdir()] == [".toy.busy"]
+
+    @pytest.mark.parametrize("config", [b"{}", b"[]", b"{", json.dumps({**toy.CONFIG, "width": "large"}).encode()])
+    def test_a_config_that_describes_no_such_network_is_said(self, tmp_path: Path, config: bytes) -> None:
+        given = folder_of(tmp_path / "given")
+        (given / "config.json").write_bytes(config)
+        with pytest.raises(WeightsError, match=r"cannot serve as toy: .*config\.json"):
+            shelf.add(unpinned(), tmp_path / "w", given, ME)
 
     def test_a_lock_of_another_digest_than_the_catalogue_s_is_stale(self, tmp_path: Path) -> None:
         shelf.add(unpinned(), tmp_path / "w", folder_of(tmp_path / "given"), ME)
@@ -217,7 +225,17 @@ class TestPickles:
             with pytest.raises(WeightsError, match="is not read") as caught:
                 tensors_from_pickle(tmp_path / name)
             assert caught.value.code == "unsafe_checkpoint"
+            assert "weights_only" not in caught.value.message, "torch's own text tells how to run it"
         assert not (tmp_path / "ran").exists()
+
+    def test_one_that_is_cut_or_was_never_one_is_refused(self, tmp_path: Path) -> None:
+        torch.save(tensors(), tmp_path / "whole.pth")
+        whole, cut = (tmp_path / "whole.pth").read_bytes(), tmp_path / "cut.pth"
+        for content in (whole[: len(whole) // 2], whole[:3], b"", b"hello world" * 9, b"\x80\x02K.", b"s."):
+            cut.write_bytes(content)
+            with pytest.raises(WeightsError) as caught:
+                tensors_from_pickle(cut)
+            assert caught.value.code == "unsafe_checkpoint"
 
     def test_one_without_tensors_is_refused(self, tmp_path: Path) -> None:
         torch.save({"epoch": 3}, tmp_path / "empty.pth")
