@@ -179,6 +179,8 @@ def random_start(value: Any) -> configs.RandomStart | None:
     if value == configs.PRETRAINED:
         return None
     given = {"type": value} if isinstance(value, str) else _mapping(value, "initialisation")
+    if "type" not in given:
+        raise ConfigError('An initialisation of its own says so: add "type": "random".', param="initialisation.type")
     fields = [f.name for f in dataclasses.fields(configs.RandomStart)]
     for key in given:
         if key not in fields:

@@ -44,6 +44,8 @@ class TestRequest:
             ({"type": "random", "seed": True}, "initialisation.seed"),
             ({"type": "random", "depth": 2}, "initialisation.depth"),
             (7, "initialisation"),
+            ({}, "initialisation.type"),
+            ({"seed": 3, "size": "tiny"}, "initialisation.type"),
         ],
     )
     def test_anything_else_is_refused_by_name(self, value: Any, param: str) -> None:
