@@ -81,9 +81,10 @@ class StorageUnavailable(OSError):
 
 
 class NotFound(ApiError):
-    def __init__(self, kind: str, name: str, *, param: str | None = None) -> None:
+    def __init__(self, kind: str, name: str, *, param: str | None = None, known: tuple[str, ...] = ()) -> None:
         code = f"{kind.replace(' ', '_')}_not_found"
-        super().__init__(404, code, f"There is no {kind} {name!r}.", param=param)
+        choices = f" Known: {', '.join(known)}." if known else ""
+        super().__init__(404, code, f"There is no {kind} {name!r}.{choices}", param=param)
 
 
 class Conflict(ApiError):

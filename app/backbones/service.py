@@ -40,7 +40,7 @@ def list_backbones(weights_dir: Path) -> BackboneList:
 
 def get_backbone(name: str, weights_dir: Path) -> BackboneObject:
     if name not in catalog.BACKBONES:
-        raise NotFound("backbone", name, param="name")
+        raise NotFound("backbone", name, param="name", known=tuple(catalog.BACKBONES))
     return show(catalog.BACKBONES[name], weights_dir)
 
 

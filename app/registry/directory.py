@@ -26,6 +26,7 @@ from app.registry.service import meaning_of
 from app.tables import ModelVersion
 from tsfm import calibration, catalog
 from tsfm.backbones.places import find_weights
+from tsfm.errors import WeightsError
 
 REFRESH_SECONDS = 0.5
 MAX_AGE_SECONDS = 1.0
@@ -108,7 +109,11 @@ def catalogue_target(name: str, *, weights_dir: Path | None) -> Target | None:
         return rival_target(name)
     if name not in catalog.BACKBONES:
         return None
-    source = _zero_shot(name, find_weights(catalog.backbone(name), weights_dir=weights_dir).digest)
+    try:
+        source = _zero_shot(name, find_weights(catalog.backbone(name), weights_dir=weights_dir).digest)
+    except WeightsError as error:
+        error.param = "model"
+        raise
     return Target(model=name, version=None, digest=source.digest, source=source, fallback=None)
 
 

@@ -37,6 +37,7 @@ def test_method_options_are_the_configs_fields_with_their_texts(client: httpx.Cl
 def test_an_unknown_backbone_is_404(client: httpx.Client) -> None:
     answer = client.get("/v1/backbones/nobody")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "backbone_not_found")
+    assert "timer-84m" in answer.json()["error"]["message"], "the names that there are"
 
 
 def test_each_says_whether_its_weights_are_here_and_what_gets_them(client: httpx.Client) -> None:

@@ -163,4 +163,5 @@ def test_missing_backbone_weights_are_503_with_the_place_to_put_them(
     finally:
         (tmp_path / "aside").rename(weights)
     assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "weights_unavailable"
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("weights_unavailable", "model")
