@@ -127,6 +127,7 @@ _CHRONOS_T5: dict[str, Any] = {
     "tasks": ("forecast",),
     "quantile_levels": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "handles_missing": True,
+    "continues_itself": True,
     "methods": EVERY_METHOD,
 }
 """The first Chronos in five sizes: 20 paths drawn token by token, one pass of the decoder for every step; slow."""
@@ -423,6 +424,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         tasks=("forecast",),
         quantile_levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         handles_missing=False,
+        continues_itself=True,
         quantile_head=True,
         methods=EVERY_METHOD,
     ),

@@ -51,8 +51,9 @@ class BackboneSpec:
     random_head: bool = False
     """Published without a forecasting head: tuning draws one for its horizon (`Backbone.fit_to`) and must train it."""
     continues_itself: bool = False
-    """Beyond one pass `predict` follows paths of its own quantiles, or has a head for the far ones, so that every
-    horizon is one question; else the point of each pass joins the context, inside as outside."""
+    """Beyond one pass `predict` follows paths of its own quantiles or the median of its samples, or has a head for the
+    far steps, so that every horizon is one question; else the point of each pass joins the context, inside as outside.
+    """
     past_covariates: bool = False
     future_covariates: bool = False
     methods: tuple[str, ...]

@@ -19,6 +19,7 @@ from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import load_tensors, tensors_of
 from tsfm.errors import WeightsError
 from tsfm.spec import BackboneSpec
+from tsfm.tasks.forecast import BackboneSource
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 """On answers of order one: float32 in another order of summation."""
@@ -133,6 +134,14 @@ class TestPredict:
             assert (said.quantiles.diff(dim=1) >= 0).all()
             if said.point_kind == "median" and 0.5 in said.levels:
                 torch.testing.assert_close(said.point, said.quantiles[:, said.levels.index(0.5)], **CLOSE)
+
+    def test_beyond_one_pass_serving_asks_as_the_network_goes_on_itself(self, case: Case) -> None:
+        x, context_length = case.rows(2), case.spec.context_length
+        block = case.spec.block_length(case.native if case.spec.random_head else None)
+        source = BackboneSource(case.model, block_length=block, context_length=context_length, cut_from_block=False)
+        with torch.inference_mode():
+            point, _ = source._roll(x, case.beyond)
+            torch.testing.assert_close(point, case.model.predict(x, case.beyond).point, **CLOSE)
 
     def test_the_same_answer_every_time_whatever_the_global_generator(self, case: Case) -> None:
         x = case.rows(2)
