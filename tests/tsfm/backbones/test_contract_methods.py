@@ -2,15 +2,19 @@
 
 import re
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from tests.tsfm.backbones.contract import NAN, Case, every_network
 from tsfm import catalog, methods
+from tsfm.adapter_files import fold
+from tsfm.artifact import open_artifact, write_artifact
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.methods.adapters import head_targets
 from tsfm.methods.base import Method
@@ -176,6 +180,23 @@ class TestWhatMoves:
         nothing = np.zeros((1, len(method.gates)), dtype=np.bool_)
         together, alone = (method.gates.measure(model, given, nothing, form="taylor") for given in ([batch], windows))
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5 * alone.max())
+
+    @pytest.mark.filterwarnings("ignore")  # stock peft's, about models that are not of transformers
+    def test_the_exported_adapter_folds_and_opens_in_stock_peft(self, case: Case, tmp_path: Path) -> None:
+        head = {"head": "keep"} if case.spec.random_head else {}
+        method = created("trace", dropout=0.0, keep_ratio=1.0, **head)
+        model = method.prepare(case.fresh())
+        method.bind(model, [], [])
+        moved(method, model, batch_of(case), learning_rate=3e-2)
+        made = method.export(model, case.spec)
+        write_artifact(tmp_path / "adapter", made.files, {"weights": {"kind": made.kind, **made.facts}}, "")
+        folded = fold(case.fresh(), open_artifact(tmp_path / "adapter"))
+        stock = PeftModel.from_pretrained(case.fresh(), str(tmp_path / "adapter")).eval()
+        with torch.inference_mode():
+            said = [m.predict(case.rows(2), case.short).point for m in (model.eval(), folded, stock, case.model)]
+        torch.testing.assert_close(said[1], said[0], rtol=1e-5, atol=5e-5)
+        torch.testing.assert_close(said[2], said[0], rtol=1e-5, atol=5e-5)
+        assert not torch.allclose(said[3], said[0], atol=1e-3)
 
 
 @every_network
