@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsfm import catalog
+from tsfm.backbones import places
 from tsfm.configs import PRETRAINED, QUANTILES
 
 
@@ -54,17 +55,21 @@ def _opening(manifest: Mapping[str, Any]) -> list[str]:
             "`model.safetensors` the whole network in float32."
         ]
     name, weights = manifest["backbone"]["name"], manifest["weights"]
+    elsewhere = _is_pretrained(manifest) and places.command(catalog.backbone(name)) is not None
+    shelf = 'Path("HOME/weights")' if elsewhere else "None"
+    drawn = "" if _is_pretrained(manifest) else ", which are drawn anew"
     lines = [
         f"A PEFT LoRA adapter of {weights['num_modules']} modules. It opens on the weights of {name} with the digest "
-        "above: `tsfm.tasks.forecast.Forecaster.open(directory, weights_dir=…)`, which needs no `peft`; "
+        f"above{drawn}: `tsfm.tasks.forecast.Forecaster.open(directory, weights_dir={shelf})`, which needs no `peft`; "
         "`manifest.json` holds every setting. With stock `peft`, on any class that has the backbone's module names:",
         "",
         "```python",
+        *(["from pathlib import Path", ""] if elsewhere else []),
         "from peft import PeftModel",
         "from tsfm import catalog",
         "from tsfm.backbones.start import base_of",
         "",
-        f'base = base_of(catalog.backbone("{name}"), {_start(manifest)!r}, weights_dir=None).fresh()',
+        f'base = base_of(catalog.backbone("{name}"), {_start(manifest)!r}, weights_dir={shelf}).fresh()',
     ]
     spec = catalog.backbone(name)
     if spec.random_head:

@@ -11,6 +11,7 @@ from tests.tsfm.test_finetune import run
 from tsfm import catalog
 from tsfm.backbones.start import base_of
 from tsfm.backbones.weights import tensors_of
+from tsfm.card import render
 from tsfm.errors import ConfigError, TemperError, WeightsError
 from tsfm.request import FinetuneRequest, resolve
 from tsfm.tasks.forecast import Forecaster
@@ -88,7 +89,13 @@ def test_a_job_is_judged_registered_and_opened_without_any_weights_on_disk(tmp_p
     assert (
         result.manifest["backbone"]["digest"] == base_of(catalog.backbone("temper-tiny"), TINY, weights_dir=None).digest
     )
-    assert "random weights" in (result.out_dir / "README.md").read_text()
+    card = (result.out_dir / "README.md").read_text()
+    assert "random weights" in card
+    if method != "full":
+        assert "drawn anew" in card
+        assert "weights_dir=None" in card
+        published = {**result.manifest["backbone"], "name": "chronos-bolt-tiny", "initialisation": "pretrained"}
+        assert 'weights_dir=Path("HOME/weights"))' in render({**result.manifest, "backbone": published})
     opened = Forecaster.open(result.out_dir, digest=result.digest)
     assert np.isfinite(opened.predict(toy.frame(), 6).point).all()
 
