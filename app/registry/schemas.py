@@ -50,6 +50,9 @@ class VersionObject(ResponseModel):
     job_id: str
     digest: str
     backbone: str = Field(description="Versions of one name may stem from different backbones.")
+    initialisation: str | dict[str, Any] = Field(
+        description='What its job started from: "pretrained", or how random weights were drawn.'
+    )
     judged: bool = Field(description="Whether a test block was read for a verdict; never of a refit.")
     refit: bool = Field(description="The recipe of its job trained on all history; no alias points here by itself.")
     incumbent: int | None = Field(description="The version in production when this one was judged.")

@@ -9,6 +9,7 @@ from app.registry.repository import PRODUCTION
 from app.registry.schemas import AliasChange, ModelObject, VersionDetail, VersionObject
 from app.tables import JobEvent, Model, ModelVersion
 from tsfm import catalog
+from tsfm.configs import PRETRAINED
 
 GATE_SUMMARY = ("passed", "winner", "gain", "ci95", "windows", "verdict_number", "sentence")
 BUILT_IN = "temper"
@@ -94,6 +95,7 @@ def version_object(model: Model, version: ModelVersion, aliases: dict[str, int])
         job_id=version.job_id,
         digest=version.digest,
         backbone=_backbone(model, version),
+        initialisation=version.manifest.get("backbone", {}).get("initialisation", PRETRAINED),
         judged=version.judged,
         refit=version.refit,
         incumbent=version.incumbent,

@@ -79,6 +79,8 @@ def test_it_trains_is_registered_and_forecasts(live: Live, jobs: dict[str, dict[
         assert job["num_trainable_parameters"] > 0
         registered = client.get(f"/v1/models/{job['fine_tuned_model']}").raise_for_status().json()
         assert registered["id"] == job["fine_tuned_model"]
+        (version,) = client.get(f"/v1/models/{job['fine_tuned_model']}/versions").raise_for_status().json()["data"]
+        assert version["initialisation"] == job["initialisation"]
         asked = {"model": f"{job['fine_tuned_model']}@1", "prediction_length": 12, "levels": [80]}
         said = client.post("/v1/forecast", json=asked).raise_for_status().json()
     (forecast,) = said["forecasts"]
