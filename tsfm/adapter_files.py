@@ -124,7 +124,7 @@ def open_network(artifact: Artifact, spec: BackboneSpec, base_of: Callable[[], B
                 code="weights_digest_mismatch",
             )
         model = fitted(base.fresh(), spec, facts)
-        if weights["head"] == QUANTILES:
+        if weights.get("head") == QUANTILES:
             model.put_quantile_head(seed=0)  # the file has its numbers
         return fold(model, artifact)
     model = build(spec, facts["backbone"]["config"], seed=0)

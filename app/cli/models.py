@@ -13,6 +13,8 @@ app = typer.Typer(help="List, promote, download and delete fine-tuned models.", 
 VERSIONS_SHOWN = 100
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a fine-tuned model.")]
 Version = Annotated[int, typer.Argument(min=1, help="Number of a version.")]
+EVERY_MODEL = 10_000
+"""More than the catalogue and a tenant's models together; backbones and rivals are listed after the tuned ones."""
 
 
 @app.command("list")
@@ -25,9 +27,9 @@ def list_models(
 ) -> None:
     """Fine-tuned models, newest first, and what a bare name is answered by."""
     with connect(url, home) as api:
-        found = api.pages("/v1/models", limit=limit)
-    if not everything:
-        found = [model for model in found if model["kind"] == "fine_tuned"]
+        found = api.pages("/v1/models", limit=EVERY_MODEL if everything else limit)
+    tuned = [model for model in found if model["kind"] == "fine_tuned"]
+    found = tuned[:limit] + (found[len(tuned) :] if everything else [])
     if as_json:
         print_json(found)
         return
