@@ -65,6 +65,15 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x.float())
 
 
+def draw_normal(network: nn.Module, *, std: float) -> None:
+    """Every linear of `network` from N(0, std²), biases 0: how Timer and Sundial begin."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def rotary(positions: Tensor, width: int, *, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """(cos, sin), each [..., N, width / 2], of integer `positions` [..., N]: the angles of rotary embeddings."""
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tsfm.backbones.layers import pad_left, rotary, through
+from tsfm.backbones.layers import RMSNorm, pad_left, rotary, through
 from tsfm.errors import ConfigError
 
 HEAD_WIDTH = 64
@@ -135,16 +135,6 @@ def standardisation(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return torch.where(real, location, 0.0).float(), torch.where(real, scale, 1.0).float()
 
 
-class RMSNorm(nn.RMSNorm):
-    """In float32 whatever comes in: under autocast what comes in is bfloat16."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
-
-
 class VariateBias(nn.Module):
     """One number a head for keys of another variate (row 0) and of the same one (row 1)."""
 
@@ -167,8 +157,8 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
-        self.q_norm = RMSNorm(HEAD_WIDTH)
-        self.k_norm = RMSNorm(HEAD_WIDTH)
+        self.q_norm = RMSNorm(HEAD_WIDTH, eps=NORM_EPS)
+        self.k_norm = RMSNorm(HEAD_WIDTH, eps=NORM_EPS)
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor, same: Tensor | None) -> Tensor:
@@ -214,8 +204,8 @@ class Layer(nn.Module):
         super().__init__()
         self.self_attn = Attention(width)
         self.ffn = GatedMLP(width, hidden_width)
-        self.norm1 = RMSNorm(width)
-        self.norm2 = RMSNorm(width)
+        self.norm1 = RMSNorm(width, eps=NORM_EPS)
+        self.norm2 = RMSNorm(width, eps=NORM_EPS)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor, same: Tensor | None) -> Tensor:
         x = x + self.self_attn(self.norm1(x), cos, sin, allowed, same)
@@ -229,7 +219,7 @@ class Encoder(nn.Module):
     def __init__(self, width: int, hidden_width: int, num_layers: int, *, causal: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(width, hidden_width) for _ in range(num_layers))
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, eps=NORM_EPS)
         self.causal = causal
 
     def forward(self, x: Tensor, tokens: Tokens, *, checkpointing: bool) -> Tensor:

@@ -9,8 +9,9 @@ Shapes: B windows, T context steps, H target steps, N patches of p steps, M patc
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,25 @@ class Patches:
     """[B, 1]"""
     scale: Tensor
     """[B, 1]"""
+
+
+def known_config(
+    config: Mapping[str, Any], *, required: Sequence[str], fixed: Mapping[str, Any], patch: str, longest: int
+) -> dict[str, Any]:
+    """`config` with a `context_length`: where it says none, as many patches as fit into `longest` steps.
+
+    `patch` names its patch length. `ConfigError` for what was never published, and where one of `required` is absent.
+    """
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise ConfigError(f"Timer checkpoints with {name}={config[name]!r} are not supported.")
+    absent = [name for name in required if name not in config]
+    if absent:
+        raise ConfigError(f"A config of Timer names {', '.join(absent)}.")
+    known = {"context_length": longest // config[patch] * config[patch], **config}
+    if known["context_length"] % known[patch]:
+        raise ConfigError("Timer needs a context of whole patches.")
+    return known
 
 
 class NextPatch(Backbone):

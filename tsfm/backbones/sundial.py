@@ -28,6 +28,7 @@ from tsfm.backbones.layers import (
     GatedMLP,
     ResidualBlock,
     causal_mask,
+    draw_normal,
     fill_gaps,
     pad_left,
     pinball,
@@ -188,11 +189,7 @@ class Sundial(Backbone):
         self._fitted_steps = config.prediction_length
         if config.quantile_steps is not None:
             self._put(config.quantile_steps)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_normal(self, std=INITIAL_DEVIATION)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from tsfm.backbones.layers import CausalAttention, GatedMLP, causal_mask, rotary, through
-from tsfm.backbones.next_patch import LossTokens, NextPatch, moments
+from tsfm.backbones.layers import CausalAttention, GatedMLP, causal_mask, draw_normal, rotary, through
+from tsfm.backbones.next_patch import LossTokens, NextPatch, known_config, moments
 from tsfm.errors import ConfigError
 
 FLAT = 1e-6
@@ -53,21 +53,12 @@ class TimerConfig:
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
         """From the published `config.json` or from `Timer.config`."""
-        for name, value in _FIXED.items():
-            if config.get(name, value) != value:
-                raise ConfigError(f"Timer checkpoints with {name}={config[name]!r} are not supported.")
-        absent = [name for name in REQUIRED if name not in config]
-        if absent:
-            raise ConfigError(f"A config of Timer names {', '.join(absent)}.")
-        patch = config["input_token_len"]
-        config = {"context_length": LONGEST_CONTEXT // patch * patch, **config}
+        config = known_config(config, required=REQUIRED, fixed=_FIXED, patch="input_token_len", longest=LONGEST_CONTEXT)
         parsed = cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
         if list(config.get("output_token_lens", [parsed.input_token_len])) != [parsed.input_token_len]:
             raise ConfigError("Timer checkpoints whose tokens say more or less than the next patch are not supported.")
         if parsed.hidden_size % (2 * parsed.num_attention_heads):
             raise ConfigError("Timer needs a width that its heads divide into pairs.")
-        if parsed.context_length % parsed.input_token_len:
-            raise ConfigError("Timer needs a context of whole patches.")
         return parsed
 
 
@@ -150,11 +141,7 @@ class Timer(NextPatch):
         self.loss_tokens = config.loss_tokens
         self.model = Trunk(config)
         self.lm_heads = nn.ModuleList([nn.Linear(config.hidden_size, config.input_token_len, bias=False)])
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_normal(self, std=INITIAL_DEVIATION)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, seed: int) -> Self:

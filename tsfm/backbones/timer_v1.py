@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.layers import causal_mask, fill_gaps, pad_left, through
-from tsfm.backbones.next_patch import LossTokens, NextPatch, moments
+from tsfm.backbones.next_patch import LossTokens, NextPatch, known_config, moments
 from tsfm.errors import ConfigError
 
 VARIANCE_FLOOR = 1e-5
@@ -55,19 +55,10 @@ class TimerV1Config:
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Self:
         """From the reference's constructor values or from `TimerV1.config`."""
-        for name, value in _FIXED.items():
-            if config.get(name, value) != value:
-                raise ConfigError(f"Timer checkpoints with {name}={config[name]!r} are not supported.")
-        absent = [name for name in REQUIRED if name not in config]
-        if absent:
-            raise ConfigError(f"A config of Timer names {', '.join(absent)}.")
-        patch = config["patch_len"]
-        config = {"context_length": LONGEST_CONTEXT // patch * patch, **config}
+        config = known_config(config, required=REQUIRED, fixed=_FIXED, patch="patch_len", longest=LONGEST_CONTEXT)
         parsed = cls(**{f.name: config[f.name] for f in fields(cls) if f.name in config})
         if parsed.d_model % parsed.n_heads or parsed.d_model % 2:
             raise ConfigError("Timer needs an even width that its heads divide.")
-        if parsed.context_length % parsed.patch_len:
-            raise ConfigError("Timer needs a context of whole patches.")
         return parsed
 
 
