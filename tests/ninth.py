@@ -105,7 +105,6 @@ SPEC = BackboneSpec(
     prediction_length=12,
     max_prediction_length=48,
     patch_length=4,
-    tasks=("forecast",),
     quantile_levels=(),
     handles_missing=True,
     methods=METHODS,

@@ -204,8 +204,7 @@ def fixed_batches(windows: TrainWindows, count: int, device: torch.device) -> li
     batches = []
     for begin in range(0, len(indices), _BATCH_WINDOWS):
         cut = windows.batch(indices[begin : begin + _BATCH_WINDOWS])
-        context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target)
-        batches.append(Batch(context=context.to(device), target=target.to(device)))
+        batches.append(Batch.of(cut, device))
     return batches
 
 

@@ -319,13 +319,13 @@ class Search:
 
     def _some(self, windows: Windows, num_windows: int, batch_size: int) -> list[Batch]:
         """At most `num_windows`, evenly strided over the block, with targets as long as those trained on."""
-        wanted, length = min(len(windows), num_windows), self.train.prediction_length
+        windows = dataclasses.replace(windows, prediction_length=self.train.prediction_length)
+        wanted = min(len(windows), num_windows)
         indices = np.linspace(0, len(windows) - 1, wanted).round().astype(np.int64)
         batches: list[Batch] = []
         for begin in range(0, wanted, batch_size):
             cut = windows.batch(indices[begin : begin + batch_size])
-            context, target = torch.from_numpy(cut.context), torch.from_numpy(cut.target[:, :length])
-            batches.append(Batch(context=context.to(self.device), target=target.to(self.device)))
+            batches.append(Batch.of(cut, self.device))
         return batches
 
 

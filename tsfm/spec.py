@@ -8,7 +8,13 @@ TASKS: tuple[Task, ...] = ("forecast", "anomaly_detection", "imputation")
 AUTO = "auto"
 """The method that chooses among the others; also a hyperparameter's "take the default"."""
 RIVALS: tuple[str, ...] = ("naive", "seasonal_naive", "window_mean")
-"""Plain forecasters every job is judged against; `model` names of `/forecast` too."""
+"""Plain forecasters every job is judged against; `model` names of `/forecast` and `/anomalies` too."""
+FILL_RIVALS: tuple[str, ...] = ("linear_fill", "seasonal_fill")
+"""Plain ways to fill a gap from both sides; `model` names of `/imputations` too."""
+Scoring = Literal["forecast", "every_patch", "reconstruction"]
+SCORINGS: tuple[Scoring, ...] = ("forecast", "every_patch", "reconstruction")
+"""What a point is held against to score it: a forecast from what came before it, by blocks; the same for every patch in
+one pass, each from the true values before it; or the block hidden and reconstructed from both sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,10 @@ class BackboneSpec:
     max_prediction_length: int
     """Longest horizon by recursion; beyond it a request is refused."""
     patch_length: int
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...] = TASKS
+    """All of them by default: forecasts alone are enough to score points and to fill gaps from both sides."""
+    scorings: tuple[Scoring, ...] = ("forecast",)
+    """How it can score points, the default first; with "reconstruction" it also fills gaps natively."""
     quantile_levels: tuple[float, ...]
     """Native quantiles; empty for point models."""
     handles_missing: bool
@@ -59,6 +68,11 @@ class BackboneSpec:
     methods: tuple[str, ...]
     unsupported_methods: dict[str, str] = field(default_factory=dict)
     """Method → why this backbone cannot do it; shown to whoever asks for the pair."""
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it answers for hidden points inside a window."""
+        return "reconstruction" in self.scorings
 
     def tuned_length(self, prediction_length: int) -> int:
         """Steps of one pass of weights tuned for `prediction_length`: a head that tuning draws has them all."""

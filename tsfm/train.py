@@ -260,9 +260,7 @@ class _Run:
             )
 
     def _gradients(self, cut: WindowBatch, *, weight: float) -> Tensor:
-        batch = Batch(
-            context=torch.from_numpy(cut.context).to(self.device), target=torch.from_numpy(cut.target).to(self.device)
-        )
+        batch = Batch.of(cut, self.device)
         precision = training_precision(self.device)
         return self.method.gradients(self.model, batch, weight=weight, precision=precision) * weight
 

@@ -13,16 +13,77 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tsfm.errors import ConfigError
+from tsfm.series.windows import WindowBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One training batch: `context` [B, T] and `target` [B, H], float32, NaN = missing (or left padding)."""
+    """One training batch: `context` [B, T] and `target` [B, H], float32, NaN = missing (or left padding).
+
+    With `after` [B, A] the target fills a gap: of row i the first `gap[i]` of H steps are hidden (NaN stands behind
+    them), and `after[i]` follows the gap at once.
+    """
 
     context: Tensor
     target: Tensor
+    after: Tensor | None = None
+    gap: Tensor | None = None
+    """[B] int64, 1 to H; given where `after` is."""
+
+    @classmethod
+    def of(cls, cut: WindowBatch, device: torch.device) -> Self:
+        """Windows as tensors on `device`."""
+        made = (None if x is None else torch.from_numpy(x).to(device) for x in (cut.after, cut.gap))
+        after, gap = made
+        context, target = torch.from_numpy(cut.context).to(device), torch.from_numpy(cut.target).to(device)
+        return cls(context=context, target=target, after=after, gap=gap)
+
+    def rows(self, chosen: Tensor | slice) -> "Batch":
+        """Only the rows that `chosen` names."""
+        if self.after is None or self.gap is None:
+            return Batch(context=self.context[chosen], target=self.target[chosen])
+        return Batch(
+            context=self.context[chosen], target=self.target[chosen], after=self.after[chosen], gap=self.gap[chosen]
+        )
+
+    @property
+    def seen(self) -> Tensor:
+        """What the network is shown: `context`, or [B, T + H + A] with the gap as NaN."""
+        if self.after is None or self.gap is None:
+            return self.context
+        return bridged(self.context, self.after, self.gap, horizon=self.target.shape[1])
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Both [B, T + H + A]: the window with the truth in its gap, and where that is. `after` must be there."""
+        assert self.gap is not None, "only a gap has something behind it"
+        begin, horizon = self.context.shape[1], self.target.shape[1]
+        values = self.seen
+        step = torch.arange(values.shape[1], device=values.device) - begin
+        hidden = (step >= 0) & (step < self.gap[:, None])
+        truth = F.pad(self.target, (begin, values.shape[1] - begin - horizon), value=torch.nan)
+        return torch.where(hidden, truth, values), hidden
+
+    def backwards(self) -> "Batch":
+        """The same gaps seen from behind, in reversed time; without a target where nothing behind was observed."""
+        assert self.after is not None, "only a gap has something behind it"
+        assert self.gap is not None, "only a gap has something behind it"
+        step = torch.arange(self.target.shape[1], device=self.gap.device)
+        place = self.gap[:, None] - 1 - step
+        target = torch.where(place >= 0, self.target.gather(1, place.clamp(min=0)), torch.nan)
+        known = (~self.after.isnan()).any(1, keepdim=True)
+        return Batch(context=self.after.flip(1), target=torch.where(known, target, torch.nan))
+
+
+def bridged(context: Tensor, after: Tensor, gap: Tensor, *, horizon: int) -> Tensor:
+    """[B, T + H + A]: `context` [B, T], NaN for each row's `gap` [B] (at most `horizon`), `after` [B, A], NaN."""
+    begin, length = context.shape[1], after.shape[1]
+    values = context.new_full((len(context), begin + horizon + length), torch.nan)
+    values[:, :begin] = context
+    place = begin + gap[:, None] + torch.arange(length, device=gap.device)
+    return values.scatter(1, place, after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +126,10 @@ class Backbone(nn.Module, ABC):
     among them."""
     head_linear: ClassVar[str | None] = None
     """Full name of the one linear that maps the flattened [B, N*D] hidden state to the H steps; None: no such head."""
+    reconstructs: ClassVar[bool] = False
+    """Whether `reconstruct` and `reconstruction_loss` are there; the spec's `scorings` say the same."""
+    follows: ClassVar[bool] = False
+    """Whether `predict_patches` is there; the spec's `scorings` say the same."""
     head_is_random: bool = False
     """True of a network whose forecasting head `fit_to` drew, so that it starts from its initialisation."""
 
@@ -110,6 +175,39 @@ class Backbone(nn.Module, ABC):
         (`evaluation.md` §5). A batch whose targets are all missing gives 0 with a gradient path.
         """
 
+    def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
+        """Every step of `values` [B, T] as the rest of the window lets expect it, shown without the points where
+        `hidden` [B, T] is True; what is NaN is not shown either. Where nothing was hidden the answer means nothing.
+
+        T is at most the spec's context limit. Gradients flow; rows do not touch each other.
+        """
+        raise ConfigError(f"{type(self).__name__} does not reconstruct.", param="scoring")
+
+    def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
+        """The native loss over the observed points of `values` [B, T] where `hidden` is True, averaged over them."""
+        raise ConfigError(f"{type(self).__name__} does not reconstruct.", param="scoring")
+
+    def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
+        """What it says of each patch of `target` [B, H] having seen the true ones before it, in one pass.
+
+        H is a multiple of the patch length. No step of the answer depends on its own patch or on a later one.
+        """
+        raise ConfigError(f"{type(self).__name__} does not answer patch by patch.", param="scoring")
+
+    def objective(self, batch: Batch) -> Tensor:
+        """What training minimises: `loss` of a forecast; of gaps the native reconstruction, else the forecasts from
+        both sides, averaged over all that was observed."""
+        if batch.after is None:
+            return self.loss(batch)
+        if self.reconstructs:
+            return self.reconstruction_loss(*batch.whole())
+        back = batch.backwards()
+        counts = [(~part.isnan()).sum() for part in (batch.target, back.target)]
+        losses = self.loss(Batch(context=batch.context, target=batch.target)), self.loss(back)
+        weighted = sum(count * loss for count, loss in zip(counts, losses, strict=True))
+        out: Tensor = weighted / (counts[0] + counts[1]).clamp(min=1)
+        return out
+
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """`values` [B, H], in the units of `context` [B, T], in the space the network itself works in; NaN stays NaN.
 
@@ -121,7 +219,8 @@ class Backbone(nn.Module, ABC):
     def rows_together(self, context: Tensor) -> list[Tensor]:
         """Indices [b] of the rows of `context` [B, T] that pass each module in one call; every row in one of them.
 
-        All rows by default. TRACE puts a gate of its own on each window and so has to know.
+        (Of a gap's window `context` is `Batch.seen`.) All rows by default. TRACE puts a gate of its own on each window
+        and so has to know.
         """
         return [torch.arange(len(context), device=context.device)]
 

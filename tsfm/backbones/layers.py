@@ -164,6 +164,13 @@ def fill_gaps(x: Tensor) -> Tensor:
     return torch.where(seen, known, low + weight * (high - low))
 
 
+def hold(x: Tensor) -> Tensor:
+    """`x` [B, T] with every missing point as the last value seen before it; 0 where there is none."""
+    at = torch.arange(x.shape[1], device=x.device).expand_as(x)
+    before = torch.where(x.isnan(), -1, at).cummax(dim=1).values
+    return torch.where(before >= 0, x.nan_to_num().gather(1, before.clamp(min=0)), 0.0)
+
+
 def pad_left(x: Tensor, multiple: int) -> Tensor:
     """`x` [B, T] with missing points before it, so that its length is a multiple of `multiple`."""
     return F.pad(x, (-x.shape[1] % multiple, 0), value=math.nan)

@@ -11,7 +11,7 @@ protocol of `tsfm.backbones.base` has one series a window; `mixture_of_tokens` i
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -158,6 +158,7 @@ class Moirai1(Backbone):
     }
     lora_targets: ClassVar[str] = r"^encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|ffn\.(fc1|fc2|fc_gate))$"
     head_name: ClassVar[str] = "param_proj"
+    reconstructs: ClassVar[bool] = True
 
     def __init__(self, config: Moirai1Config) -> None:
         """Draws the reference's initialisation: torch's own for every slice."""
@@ -203,6 +204,22 @@ class Moirai1(Backbone):
         loss = torch.where(observed, -said.log_prob(torch.nan_to_num(batch.target)), 0.0)
         return loss.sum() / observed.sum().clamp(min=1)
 
+    def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
+        """Deciles and median of the mixtures; every patch with a hidden point is a prediction token."""
+        said, (begin, end) = self._inside(values, hidden)
+        length = values.shape[1]
+        quantiles = F.pad(said.quantiles(DECILES).transpose(0, 1), (begin, length - end))
+        return Prediction(
+            point=quantiles[:, DECILES.index(0.5)], point_kind="median", quantiles=quantiles, levels=DECILES
+        )
+
+    def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
+        """Negative log-likelihood of what was hidden, in the units of the window."""
+        said, (begin, end) = self._inside(values, hidden)
+        counted = (hidden & ~values.isnan())[:, begin:end]
+        loss = torch.where(counted, -said.log_prob(torch.nan_to_num(values[:, begin:end])), 0.0)
+        return loss.sum() / counted.sum().clamp(min=1)
+
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """Standardised by the context's observed points."""
         tokens = packed(self._fitting(context, values.shape[1]), self.sizes.patch_size)
@@ -246,6 +263,25 @@ class Moirai1(Backbone):
         outputs = self.param_proj(hidden[:, -(whole.shape[1] // patch) :], index)
         outputs = outputs.transpose(1, 2).flatten(2)[..., :horizon]
         return Mixture.of(outputs, location=location[:, -1], scale=scale[:, -1])
+
+    def _inside(self, values: Tensor, hidden: Tensor) -> tuple[Mixture, tuple[int, int]]:
+        """Mixtures of the columns [begin, end) of `values` [B, T], which hold all that is `hidden` in any row."""
+        patch, length = self.sizes.patch_size, values.shape[1]
+        index = self.sizes.patch_sizes.index(patch)
+        columns = hidden.any(0).nonzero()[:, 0]
+        begin, end = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, length)
+        unseen = F.pad(hidden, (-length % patch, 0)).view(len(hidden), -1, patch).any(-1)
+        shown = packed(torch.where(hidden, math.nan, values), patch)
+        placed = packed(torch.where(hidden, 0.0, values), patch)  # a hidden beginning is no padding
+        tokens = replace(placed, values=shown.values, observed=shown.observed, prediction=unseen)
+        location, scale = standardisation(tokens)
+        states = self._encode(self.in_proj((tokens.values - location) / scale, index), tokens)
+        shift = -length % patch
+        first, last = (begin + shift) // patch, -(-(end + shift) // patch)
+        outputs = self.param_proj(states[:, first:last], index).transpose(1, 2).flatten(2)
+        skipped = begin + shift - first * patch
+        outputs = outputs[..., skipped : skipped + end - begin]
+        return Mixture.of(outputs, location=location[:, -1], scale=scale[:, -1]), (begin, end)
 
     def _fitting(self, context: Tensor, prediction_length: int) -> Tensor:
         sizes = self.sizes

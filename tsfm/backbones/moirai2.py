@@ -99,6 +99,7 @@ class Moirai2(Backbone):
     }
     lora_targets: ClassVar[str] = r"^encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|ffn\.(fc1|fc2|fc_gate))$"
     head_name: ClassVar[str] = "out_proj"
+    follows: ClassVar[bool] = True
 
     def __init__(self, config: Moirai2Config) -> None:
         """Draws torch's own initialisation, as the reference does."""
@@ -168,6 +169,19 @@ class Moirai2(Backbone):
         mean = losses.sum((1, 2)) / (~ahead.isnan()).sum((1, 2)).clamp(min=1)
         weight = observed.sum(1)
         return (mean * weight).sum() / weight.sum().clamp(min=1)
+
+    def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
+        """The deciles of each token's next patch, all scaled by `context`."""
+        steps, patch = target.shape[1], self.sizes.patch_size
+        tokens = packed(self._fitting(context, steps), patch, future=target)
+        hidden, _, location, scale = self._hidden(tokens)
+        num_patches = steps // patch
+        said = self._answers(hidden[:, -num_patches - 1 : -1])[:, :, 0]
+        said = said * scale[:, -1:, :, None] + location[:, -1:, :, None]
+        quantiles = said.transpose(1, 2).flatten(2).sort(dim=1).values
+        return Prediction(
+            point=quantiles[:, self.levels.index(0.5)], point_kind="median", quantiles=quantiles, levels=self.levels
+        )
 
     def _ahead(self, tokens: Tokens, scaled: Tensor) -> Tensor:
         """[B, N, M*p] what follows each token of one series, as `scaled` [B, N, p] has it; NaN where nothing counts."""

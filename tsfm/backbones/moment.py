@@ -317,6 +317,7 @@ class MOMENT(Backbone):
         r"^encoder\.block\.\d+\.layer\.(0\.SelfAttention\.[qkvo]|1\.DenseReluDense\.(wi_0|wi_1|wo))$"
     )
     head_name: ClassVar[str] = "head"
+    reconstructs: ClassVar[bool] = True
     head_linear: ClassVar[str | None] = "head.linear"  # once `fit_to` has drawn it
 
     def __init__(self, config: MomentConfig) -> None:
@@ -389,6 +390,33 @@ class MOMENT(Backbone):
         observed = ~target.isnan()
         error = torch.where(observed, torch.nan_to_num(target) - said, 0.0)
         return error.square().sum() / observed.sum().clamp(min=1)
+
+    def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
+        """As pretrained: every patch with a hidden point is the mask token. `ConfigError` once a forecasting head
+        stands where the reconstruction head was."""
+        if self.head_is_random:
+            raise ConfigError("This MOMENT was given a forecasting head: it does not reconstruct.", param="scoring")
+        pad = self.sizes.context_length - values.shape[1]
+        values, hidden = F.pad(values, (pad, 0), value=math.nan), F.pad(hidden, (pad, 0))
+        known = ~values.isnan() & ~hidden
+        real = (known | hidden).cummax(dim=1).values
+        real[:, -self.sizes.patch_length :] = True
+        missing = self._patches(real & ~known).float().mean(-1)
+        visible = (missing <= MOST_FILLED) & ~self._patches(hidden).any(-1)
+        window = Window.of(
+            torch.where(real, fill_gaps(torch.where(known, values, math.nan)), math.nan),
+            real=real,
+            visible=visible.repeat_interleave(self.sizes.patch_length, dim=1),
+            known=known,
+        )
+        return Prediction(point=self.answer(window)[:, pad:], point_kind="mean", quantiles=None, levels=())
+
+    def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
+        """Squared error over what was hidden, in the units of the window."""
+        said = self.reconstruct(values, hidden).point
+        counted = hidden & ~values.isnan()
+        error = torch.where(counted, torch.nan_to_num(values) - said, 0.0)
+        return error.square().sum() / counted.sum().clamp(min=1)
 
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """Standardised by what is seen of the context's last 512 steps."""

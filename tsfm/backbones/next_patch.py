@@ -11,14 +11,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
-from tsfm.backbones.layers import fill_gaps, pad_left
+from tsfm.backbones.layers import fill_gaps, hold, pad_left
 from tsfm.errors import ConfigError
 
 LossTokens = Literal["every", "target"]
@@ -64,6 +64,7 @@ class NextPatch(Backbone):
 
     patch_length: int
     context_length: int
+    follows: ClassVar[bool] = True
     loss_tokens: LossTokens
     """Whose error is trained: every token's, as both were pretrained, or only theirs that say the target."""
 
@@ -115,6 +116,16 @@ class NextPatch(Backbone):
         mean = error / counted.sum((1, 2)).clamp(min=1)
         weight = (~batch.target.isnan()).sum(1)
         return (mean * weight).sum() / weight.sum().clamp(min=1)
+
+    def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
+        """What each token says, all normalised by `context`; gaps in `target` hold the last value before them."""
+        patches = self.patches(context)
+        last = in_units(patches.values, patches)[:, -1, -1:]
+        given = hold(torch.cat([last, target[:, : -self.patch_length]], dim=1))[:, 1:]
+        inputs = torch.cat([patches.values, self._cut((given - patches.location) / patches.scale)], dim=1)
+        padding = F.pad(patches.padding, (0, inputs.shape[1] - patches.padding.shape[1]))
+        said = in_units(self.tokens(inputs, padding), patches)[:, -(target.shape[1] // self.patch_length) :]
+        return Prediction(point=said.flatten(1), point_kind="mean", quantiles=None, levels=())
 
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """By the location and scale of the context's seen points."""

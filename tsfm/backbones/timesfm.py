@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
-from tsfm.backbones.layers import RMSNorm, causal_mask, fill_gaps, pinball, rotary, rotate_halves, through
+from tsfm.backbones.layers import RMSNorm, causal_mask, fill_gaps, hold, pinball, rotary, rotate_halves, through
 from tsfm.errors import ConfigError
 
 FLAT = 1e-6
@@ -226,6 +226,7 @@ class TimesFM(Backbone):
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {"timesfm-2.5": asdict(TimesFMConfig())}
     lora_targets: ClassVar[str] = r"^model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.fc[12])$"
     head_name: ClassVar[str] = "output_projection_point"
+    follows: ClassVar[bool] = True
 
     def __init__(self, config: TimesFMConfig) -> None:
         """Draws the published initialisation: N(0, 0.02) for linears, ones for norms and scales, zeros for biases."""
@@ -335,6 +336,21 @@ class TimesFM(Backbone):
         mean = mean + last.sum(1) / (~after[:, -1].isnan()).sum(1).clamp(min=1)
         weight = (~batch.target.isnan()).sum(1)
         return (mean * weight).sum() / weight.sum().clamp(min=1)
+
+    def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
+        """The first head's deciles after every patch; gaps in `target` hold the last value before them."""
+        p, steps = self.sizes.patch_length, target.shape[1]
+        known, masked = self.prepared(context, room=self.sizes.context_length - steps)
+        values = hold(torch.cat([known, target[:, :-p]], dim=1))
+        patches = self.hidden(values, F.pad(masked, (0, steps - p)))
+        said = self.next_steps(Patches(*(t[:, -(steps // p) :] for t in patches)))[:, :, :p, 1:]
+        deciles = uncrossed(said.flatten(1, 2), median=self.sizes.median - 1).transpose(1, 2)
+        return Prediction(
+            point=deciles[:, self.sizes.median - 1],
+            point_kind="median",
+            quantiles=deciles,
+            levels=self.sizes.quantiles,
+        )
 
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """Standardised by all of the context, as the last patch is."""

@@ -127,6 +127,7 @@ class Tiny(Backbone):
     configs: ClassVar[Mapping[str, Mapping[str, Any]]] = {"temper-tiny": {"d_model": 128, "num_layers": 4}}
     lora_targets: ClassVar[str] = r"^layers\.\d+\.(attention\.[qkvo]|fc[12])$"
     head_name: ClassVar[str] = "output"
+    reconstructs: ClassVar[bool] = True
     head_linear: ClassVar[str | None] = None  # each token answers its own steps, partly from the references
 
     def __init__(
@@ -243,6 +244,10 @@ class Tiny(Backbone):
         return Prediction(
             point=quantiles[:, self.levels.index(0.5)], point_kind="median", quantiles=quantiles, levels=self.levels
         )
+
+    def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
+        """What it was pretrained with."""
+        return self.masked_loss(values, hidden)
 
     def masked_loss(self, values: Tensor, hidden: Tensor, *, relative: bool = False) -> Tensor:
         """Pinball loss in the normalised space, averaged over the observed points of `values` that are hidden.

@@ -300,6 +300,7 @@ class UniTS(Backbone):
         r"^blocks\.\d+\.((seq_att_block\.attn_seq|var_att_block\.attn_var)\.(qkv|proj)|dynamic_mlp\.mlp\.fc2)$"
     )
     head_name: ClassVar[str] = "forecast_head"
+    reconstructs: ClassVar[bool] = True
 
     def __init__(self, config: UniTSConfig) -> None:
         """Draws the published initialisation, torch's own and N(0, 0.02) for tokens; theirs has the mask token at 0."""
@@ -366,6 +367,21 @@ class UniTS(Backbone):
         error = torch.where(observed, torch.nan_to_num(batch.target) - said, 0.0)
         return error.square().sum() / observed.sum().clamp(min=1)
 
+    def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
+        """As its imputation: a patch with a hidden point is the mask token, then what the prompts make of it."""
+        x, unseen = torch.where(hidden, math.nan, values)[:, None], hidden[:, None]
+        lots = self._lots(torch.where(unseen, 0.0, x))
+        said = torch.cat([self._fill(x[rows], unseen[rows], count) for count, rows in lots.items()])
+        point = said[torch.cat(list(lots.values())).argsort()]
+        return Prediction(point=point, point_kind="mean", quantiles=None, levels=())
+
+    def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
+        """Squared error over what was hidden, in the units of the window."""
+        said = self.reconstruct(values, hidden).point
+        counted = hidden & ~values.isnan()
+        error = torch.where(counted, torch.nan_to_num(values) - said, 0.0)
+        return error.square().sum() / counted.sum().clamp(min=1)
+
     def normalised(self, context: Tensor, values: Tensor) -> Tensor:
         """Standardised by the context's observed points."""
         location, scale = _standardisation(context[:, -self.sizes.context_length :])
@@ -413,6 +429,17 @@ class UniTS(Backbone):
         horizon = -(-prediction_length // sizes.patch_len)
         said = self.read((filled - location) / scale, hidden, horizon).values[..., x.shape[2] :].float()
         return (said[..., :prediction_length] * scale + location).transpose(1, 2)
+
+    def _fill(self, x: Tensor, unseen: Tensor, num_patches: int) -> Tensor:
+        """[B, T] the last patches of `x` [B, 1, T] as reconstructed without what is `unseen`; before them 0."""
+        pad = num_patches * self.sizes.patch_len - x.shape[2]
+        x, unseen = F.pad(x, (pad, 0), value=math.nan), F.pad(unseen, (pad, 0))
+        patched = (*x.shape[:2], num_patches, self.sizes.patch_len)
+        hidden = unseen.view(patched).any(-1) | x.isnan().view(patched).all(-1)
+        location, scale = _standardisation(x)
+        filled = fill_gaps(x[:, 0])[:, None]
+        said = self.read((filled - location) / scale, hidden, 0).values.float() * scale + location
+        return F.pad(said[:, 0], (-pad, 0))
 
     def read(self, x: Tensor, hidden: Tensor, horizon: int) -> Reading:
         """The network itself on normalised windows `x` [B, V, n * p] without gaps.

@@ -74,7 +74,7 @@ class AdaLoRA(Method):
     ) -> Tensor:
         """The loss, and the pull of A's rows and B's columns towards orthogonality; the answer is the loss alone."""
         with precision:
-            loss = model.loss(batch)
+            loss = model.objective(batch)
         total = loss + self.config.orthogonality * self._orthogonality()
         (total * weight).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         return loss.detach()

@@ -97,7 +97,7 @@ class Method(ABC):
         `precision` is the autocast context for forward passes. A method that needs several passes owns them here.
         """
         with precision:
-            loss = model.loss(batch)
+            loss = model.objective(batch)
         (loss * weight).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         return loss.detach()
 

@@ -134,7 +134,7 @@ class Gates:
             if not is_out_of_memory(error) or size == 1:
                 raise
         halves = (slice(size // 2), slice(size // 2, None))
-        first, last = (Batch(context=batch.context[rows], target=batch.target[rows]) for rows in halves)
+        first, last = (batch.rows(rows) for rows in halves)
         return self._sums(model, first, effective) + self._sums(model, last, effective)
 
     def _gradients(self, model: Backbone, batch: Batch, effective: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Gates:
             for i, gate in enumerate(self.gates):
                 gate.probe = probes[i]
             with torch.enable_grad():
-                loss = model.loss(batch)
+                loss = model.objective(batch)
             (gradients,) = torch.autograd.grad(loss, probes)
         finally:
             for gate in self.gates:
@@ -160,5 +160,5 @@ def _observed_parts(model: Backbone, batch: Batch) -> list[Batch]:
     rows = (~batch.target.isnan()).any(1).nonzero()[:, 0]
     if not len(rows):
         return []
-    lots = [rows[lot] for lot in model.rows_together(batch.context[rows])]
-    return [Batch(context=batch.context[lot], target=batch.target[lot]) for lot in lots]
+    lots = [rows[lot] for lot in model.rows_together(batch.rows(rows).seen)]
+    return [batch.rows(lot) for lot in lots]

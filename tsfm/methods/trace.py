@@ -254,7 +254,7 @@ def _states(model: Backbone, name: str, batches: Sequence[Batch]) -> Tensor:
     handle = model.get_submodule(name).register_forward_pre_hook(note)
     try:
         for batch in batches:
-            model.loss(batch)
+            model.objective(batch)
     finally:
         handle.remove()
         model.train(was_training)

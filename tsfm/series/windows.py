@@ -1,6 +1,7 @@
 """Windows: a context and the target that follows it, cut from a frame by index arithmetic, scaled by the context."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,9 +33,21 @@ class WindowBatch:
     """[B] index of the series in the frame."""
     origin: Ints
     """[B] index of the target's first point in its series."""
+    after: NDArray[np.float32] | None = None
+    """[B, A] of windows around gaps: what follows each gap, padded with NaN; `loc` and `scale` are of both sides."""
+    gap: Ints | None = None
+    """[B] steps of each gap, 1 to H: the target's first; NaN stands behind them. Given where `after` is."""
 
     def __len__(self) -> int:
         return len(self.series)
+
+    def rows(self, begin: int, end: int) -> "WindowBatch":
+        """The windows [begin, end)."""
+        kept: dict[str, Any] = {}
+        for f in fields(self):
+            every = getattr(self, f.name)
+            kept[f.name] = None if every is None else every[begin:end]
+        return WindowBatch(**kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +65,8 @@ class Windows:
     """Steps between neighbouring origins of a series, as used (larger than asked where `max_windows` bound)."""
     num_dropped: int
     """Windows left out because nothing of their target, or of their context, was observed."""
+    around: "Around | None" = None
+    """Set where the targets fill gaps: what is shown behind them."""
 
     def __len__(self) -> int:
         return len(self.series)
@@ -65,12 +80,46 @@ class Windows:
             self.origin[chosen],
             context_length=self.context_length,
             prediction_length=self.prediction_length,
+            around=self.around,
         )
 
     def raw_target(self, indices: ArrayLike) -> NDArray[np.float64]:
-        """[B, H] unscaled targets, NaN = missing."""
+        """[B, H] unscaled targets, NaN = missing, or behind the gap."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return _take(self.frame, self.series[chosen], self.origin[chosen], before=0, after=self.prediction_length)
+        series, origin = self.series[chosen], self.origin[chosen]
+        raw = _take(self.frame, series, origin, before=0, after=self.prediction_length)
+        if self.around is None:
+            return raw
+        return _first(raw, self.around.gaps(series, origin, self.prediction_length))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """How windows around gaps are cut."""
+
+    length: int
+    """Steps shown behind a gap."""
+    limits: Ints
+    """[S] one past the last point that may be shown: the end of the windows' block, so that no later block leaks."""
+    vary: bool = False
+    """Gaps of 1 to H steps, drawn evenly from the window's place alone; False: all of H."""
+
+    def gaps(self, series: Ints, origin: Ints, prediction_length: int) -> Ints:
+        """[B] length of each window's gap; the same whichever windows stand beside it."""
+        if not self.vary:
+            return np.full(len(series), prediction_length, dtype=np.int64)
+        drawn = place_hash(series, origin) % np.uint64(prediction_length)
+        return drawn.astype(np.int64) + 1
+
+
+def place_hash(series: Ints, place: Ints) -> NDArray[np.uint64]:
+    """A well-mixed number for every place of every series, the same everywhere (splitmix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        z = (series.astype(np.uint64) << np.uint64(40)) + place.astype(np.uint64) + np.uint64(1)
+        z = z * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def cut(
@@ -82,12 +131,15 @@ def cut(
     prediction_length: int,
     stride: int = 1,
     max_windows: int | None = None,
+    after_length: int = 0,
+    gaps_vary: bool = False,
 ) -> Windows:
     """Every window whose whole target lies in the block and that has `split.min_context` points of history.
 
     `prediction_length` may be below the split's. Origins of series that share a clock fall on common timestamps, the
     last one on the block's end. With `max_windows` the stride grows until they fit; where even one per series is too
-    many, the windows are thinned evenly.
+    many, the windows are thinned evenly. With `after_length` the targets fill gaps, of which that many steps of the
+    same block are shown behind.
     """
     first = split.first_origins(block)
     last = split.block(block)[1] - prediction_length
@@ -106,6 +158,7 @@ def cut(
         prediction_length=prediction_length,
         stride=used,
         num_dropped=0,
+        around=Around(length=after_length, limits=split.block(block)[1], vary=gaps_vary) if after_length else None,
     )
     return _drop_unobserved(windows)
 
@@ -117,10 +170,18 @@ def tail(frame: SeriesFrame, *, context_length: int) -> WindowBatch:
 
 
 def gather(
-    frame: SeriesFrame, series: Ints, origin: Ints, *, context_length: int, prediction_length: int
+    frame: SeriesFrame,
+    series: Ints,
+    origin: Ints,
+    *,
+    context_length: int,
+    prediction_length: int,
+    around: Around | None = None,
 ) -> WindowBatch:
     """Cut and scale the windows named by `series` and `origin`."""
     raw = _take(frame, series, origin, before=context_length, after=prediction_length)
+    if around is not None:
+        return _gather_around(frame, raw, series, origin, around, context_length=context_length)
     context, target = raw[:, :context_length], raw[:, context_length:]
     loc, scale = _location_and_scale(context)
     with np.errstate(over="ignore"):
@@ -133,6 +194,55 @@ def gather(
         series=series,
         origin=origin,
     )
+
+
+def _gather_around(
+    frame: SeriesFrame,
+    raw: NDArray[np.float64],
+    series: Ints,
+    origin: Ints,
+    around: Around,
+    *,
+    context_length: int,
+    gap: Ints | None = None,
+) -> WindowBatch:
+    """Windows around gaps; `raw` [B, context + H]."""
+    gap = around.gaps(series, origin, raw.shape[1] - context_length) if gap is None else gap
+    end = origin + gap
+    behind = _take(frame, series, end, before=0, after=around.length)
+    shown = np.arange(around.length)[None, :] < (around.limits[series] - end)[:, None]
+    behind = np.where(shown, behind, np.nan)
+    context, target = raw[:, :context_length], _first(raw[:, context_length:], gap)
+    loc, scale = _location_and_scale(np.concatenate([context, behind], axis=1))
+
+    def scaled(x: NDArray[np.float64]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            return np.clip((x - loc[:, None]) / scale[:, None], -_BOUND, _BOUND).astype(np.float32)
+
+    return WindowBatch(
+        context=scaled(context),
+        target=scaled(target),
+        loc=loc,
+        scale=scale,
+        series=series,
+        origin=origin,
+        after=scaled(behind),
+        gap=gap,
+    )
+
+
+def gaps_at(
+    frame: SeriesFrame, series: Ints, origin: Ints, gap: Ints, *, context_length: int, after_length: int
+) -> WindowBatch:
+    """Windows around given gaps [B]; H is the longest of them."""
+    raw = _take(frame, series, origin, before=context_length, after=int(gap.max(initial=1)))
+    around = Around(length=after_length, limits=frame.lengths)
+    return _gather_around(frame, raw, series, origin, around, context_length=context_length, gap=gap)
+
+
+def _first(raw: NDArray[np.float64], count: Ints) -> NDArray[np.float64]:
+    """The first `count` [B] columns of `raw` [B, H]; NaN behind them."""
+    return np.where(np.arange(raw.shape[1])[None, :] < count[:, None], raw, np.nan)
 
 
 def _location_and_scale(context: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

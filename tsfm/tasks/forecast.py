@@ -292,7 +292,7 @@ class Forecaster:
         window = tail(frame, context_length=context_length)
         points, spreads = [], []
         for begin in range(0, len(window), BATCH_SIZE):
-            rows = _rows(window, begin, begin + BATCH_SIZE)
+            rows = window.rows(begin, begin + BATCH_SIZE)
             answer = source(rows, prediction_length)
             points.append(answer.point)
             if levels:
@@ -401,14 +401,3 @@ def _checked_levels(name: str, source: Source, levels: Sequence[float], *, is_ca
             details={"lowest": low, "highest": high},
         )
     return asked
-
-
-def _rows(batch: WindowBatch, begin: int, end: int) -> WindowBatch:
-    return WindowBatch(
-        context=batch.context[begin:end],
-        target=batch.target[begin:end],
-        loc=batch.loc[begin:end],
-        scale=batch.scale[begin:end],
-        series=batch.series[begin:end],
-        origin=batch.origin[begin:end],
-    )
