@@ -20,8 +20,9 @@ from tsfm.provenance import identity_of
 from tsfm.request import method_config, train_config
 from tsfm.search import DROPPED, Outcome, Search, Trial, dropped_for
 from tsfm.series import freq as frequencies
+from tsfm.setting import Setting
 from tsfm.state import read_scalars, save_state
-from tsfm.tasks.forecast import BackboneSource
+from tsfm.tasks.sources import network_source
 from tsfm.timing import step_seconds
 from tsfm.train import steps_per_epoch
 
@@ -31,7 +32,6 @@ SEARCH_LIMIT = 0.7
 """Part of the budget at which the search ends, whatever the plan had expected."""
 FINAL_MARGIN = 0.9
 """The winner's schedule is planned to fill so much of the time that is left, and so to end by itself."""
-REFERENCES = ("zero_shot", "seasonal_naive")
 
 
 class AutoSearch(Search):
@@ -117,25 +117,23 @@ class AutoSearch(Search):
         return int(self.resolved["hyperparameters"]["evaluations_per_epoch"])
 
     def _references(self) -> list[dict[str, Any]]:
-        """Zero-shot (with the context `/forecast` gives it) and seasonal naive on validation."""
-        spec = catalog.backbone(self.resolved["backbone"])
+        """Zero-shot (as the task's route asks it) and the seasonal rival on validation."""
+        spec, setting = catalog.backbone(self.resolved["backbone"]), Setting.of(self.resolved)
         began = time.monotonic()
-        whole = BackboneSource(
-            self.fresh().to(self.device),
-            block_length=spec.block_length(),
-            context_length=spec.context_length,
-            cut_from_block=False,
-        )
-        shown = dataclasses.replace(self.validation, context_length=spec.context_length)
+        whole = network_source(self.fresh().to(self.device), spec, setting, tuned=False)
+        context = spec.context_length if setting.task == "forecast" else setting.context_length
+        shown = dataclasses.replace(self.validation, context_length=context)
         zero_shot = evaluate.score(whole, shown, self.scales, should_stop=self.should_stop)
         seconds = time.monotonic() - began
         began = time.monotonic()
         periods = frequencies.parse(self.resolved["freq"]).periods
-        naive = [evaluate.score_rival("seasonal_naive", self.validation, self.scales, period=p) for p in periods]
+        rival = setting.seasonal_rival
+        naive = [evaluate.score_rival(rival, self.validation, self.scales, period=p) for p in periods]
         errors = [error for scores in naive if (error := scores.get(self.metric)) is not None]
         found = (zero_shot.get(self.metric), seconds), (min(errors, default=None), time.monotonic() - began)
         return [
-            _row(name, validation=error, seconds=taken) for name, (error, taken) in zip(REFERENCES, found, strict=True)
+            _row(name, validation=error, seconds=taken)
+            for name, (error, taken) in zip(("zero_shot", rival), found, strict=True)
         ]
 
     # --- trying

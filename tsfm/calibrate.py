@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from tsfm.calibration import TUNED, Calibration, fitted, scores_of
 from tsfm.errors import Cancelled
-from tsfm.evaluate import Asked, never_stop
+from tsfm.evaluate import DECILES, Asked, never_stop
+from tsfm.gaps import by_edge
 from tsfm.metrics import Floats, Scales
 from tsfm.series.windows import WindowBatch, Windows
 from tsfm.tasks.forecast import BATCH_SIZE, Answer, Source
 
 INTERVALS = (80, 95)
 """Per cent of the central intervals whose coverage and width are measured."""
-DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Levels of a point forecaster's pinball loss; a source with quantiles is scored at its own."""
 MAX_MEASURED_WINDOWS = 500
 """Windows of the test block whose coverage is measured, evenly spaced."""
 
@@ -118,13 +117,33 @@ def measure(
 def _answers(
     source: Source, windows: Windows, chosen: NDArray[np.int64], should_stop: Callable[[], str | None]
 ) -> Iterator[tuple[WindowBatch, Floats, Answer]]:
-    """(windows, raw targets [B, H], the source's answer) batch by batch."""
+    """(windows, raw targets [B, H], the source's answer) batch by batch.
+
+    Of gaps both are laid out by the distance from the nearer edge, which is the step then (tsfm.gaps): two rows for a
+    window, of half as many columns.
+    """
     for begin in range(0, len(chosen), BATCH_SIZE):
         if reason := should_stop():
             raise Cancelled(f"Stopped while calibrating: {reason}.", code=reason)
         indices = chosen[begin : begin + BATCH_SIZE]
         batch = windows.batch(indices)
-        yield batch, windows.raw_target(indices), source(batch, windows.prediction_length)
+        target, answer = windows.raw_target(indices), source(batch, windows.prediction_length)
+        yield (batch, target, answer) if batch.gap is None else _by_edge(batch, target, answer, batch.gap)
+
+
+def _by_edge(
+    batch: WindowBatch, target: Floats, answer: Answer, gap: NDArray[np.int64]
+) -> tuple[WindowBatch, Floats, Answer]:
+    doubled = np.concatenate([np.arange(len(gap))] * 2)
+    twice = replace(
+        batch, series=batch.series[doubled], scale=batch.scale[doubled], loc=batch.loc[doubled], gap=gap[doubled]
+    )
+    laid_out = replace(
+        answer,
+        point=by_edge(answer.point, gap),
+        quantiles=None if answer.quantiles is None else by_edge(answer.quantiles, gap),
+    )
+    return twice, by_edge(target, gap), laid_out
 
 
 def _pinball(target: Floats, quantiles: Floats, levels: tuple[float, ...]) -> Floats:

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tsfm.errors import ArtifactError
+from tsfm.spec import SEASONAL_RIVALS
 
 Floats = NDArray[np.float64]
 FILE = "calibration.safetensors"
@@ -170,7 +171,7 @@ class _Batch:
 
 def source_name(name: str, period: int | None = None) -> str:
     """How a job's source is called among its calibrations: a seasonal naive is one source per period."""
-    return f"{name}:{period}" if name == "seasonal_naive" else name
+    return f"{name}:{period}" if name in SEASONAL_RIVALS else name
 
 
 def ranks(count: int, shares: Floats) -> NDArray[np.int64]:

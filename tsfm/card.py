@@ -7,6 +7,7 @@ from typing import Any
 from tsfm import catalog
 from tsfm.backbones import places
 from tsfm.configs import PRETRAINED, QUANTILES
+from tsfm.setting import Setting
 
 
 def render(manifest: Mapping[str, Any]) -> str:
@@ -17,8 +18,7 @@ def render(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# {backbone['name']} tuned with {method['type']}",
         "",
-        f"Forecasts {manifest['prediction_length']} steps of frequency `{manifest['schema']['freq']}` from "
-        f"{manifest['context_length']} steps of history. Made by Temper.",
+        _purpose(manifest),
         "",
         f"- Backbone: {backbone['name']} ({backbone['licence']}), `{backbone['digest']}`"
         + ("" if _is_pretrained(manifest) else " (**random weights**: nothing was pretrained)"),
@@ -38,6 +38,20 @@ def render(manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _purpose(manifest: Mapping[str, Any]) -> str:
+    steps, context = manifest["prediction_length"], manifest["context_length"]
+    freq = f"of frequency `{manifest['schema']['freq']}`"
+    if manifest["task"] == "imputation":
+        return f"Fills gaps of up to {steps} steps {freq} from {context} steps on each side. Made by Temper."
+    if manifest["task"] == "anomaly_detection":
+        sides = " on each side" if manifest["scoring"] == "reconstruction" else " of history"
+        return (
+            f"Scores points by {manifest['scoring']}, in blocks of {steps} steps {freq}, from {context} steps{sides}. "
+            "Made by Temper."
+        )
+    return f"Forecasts {steps} steps {freq} from {context} steps of history. Made by Temper."
 
 
 def _start(manifest: Mapping[str, Any]) -> Any:
@@ -72,7 +86,7 @@ def _opening(manifest: Mapping[str, Any]) -> list[str]:
         f'base = base_of(catalog.backbone("{name}"), {_start(manifest)!r}, weights_dir={shelf}).fresh()',
     ]
     spec = catalog.backbone(name)
-    if spec.random_head:
+    if Setting.of(manifest).draws_head(spec):
         length, seed = spec.tuned_length(manifest["prediction_length"]), manifest["seed"]
         lines += [f"base.fit_to({length}, seed={seed})  # the published weights have no forecasting head"]
     if weights["head"] == QUANTILES:

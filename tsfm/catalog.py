@@ -7,9 +7,20 @@ and contract tests read these tables; a lookup that fails lists the known names.
 
 from tsfm import backbone_table, configs
 from tsfm.errors import UnknownName
-from tsfm.spec import AUTO, RIVALS, TASKS, BackboneSpec, MethodSpec, Task
+from tsfm.spec import AUTO, FILL_RIVALS, RIVALS, SEASONAL_RIVALS, TASKS, BackboneSpec, MethodSpec, Task
 
-__all__ = ["AUTO", "BACKBONES", "METHODS", "RIVALS", "TASKS", "BackboneSpec", "MethodSpec", "Task"]
+__all__ = [
+    "AUTO",
+    "BACKBONES",
+    "FILL_RIVALS",
+    "METHODS",
+    "RIVALS",
+    "SEASONAL_RIVALS",
+    "TASKS",
+    "BackboneSpec",
+    "MethodSpec",
+    "Task",
+]
 
 
 def backbone(name: str) -> BackboneSpec:

@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 
 from tsfm import rivals
+from tsfm.calibration import Calibration, Spread
 from tsfm.catalog import RIVALS
 from tsfm.errors import Cancelled
+from tsfm.gaps import by_edge, from_edge
 from tsfm.metrics import Errors, Scales, WindowErrors
 from tsfm.routes import Routes
-from tsfm.series.windows import Windows
-from tsfm.tasks.forecast import BATCH_SIZE, RivalSource, Source
+from tsfm.series.windows import WindowBatch, Windows
+from tsfm.tasks.forecast import BATCH_SIZE, Answer, Source
+from tsfm.tasks.sources import rival_source
 
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TUNED, ZERO_SHOT, ROUTED = "tuned", "zero_shot", "routed"
 
 
@@ -31,19 +35,40 @@ def never_stop() -> str | None:
 
 
 def measure(
-    asked: Asked, windows: Windows, scales: Scales, *, should_stop: Callable[[], str | None] = never_stop
+    asked: Asked,
+    windows: Windows,
+    scales: Scales,
+    *,
+    calibration: Calibration | None = None,
+    should_stop: Callable[[], str | None] = never_stop,
 ) -> WindowErrors:
-    """Errors in every window, in the order of `windows`; `Cancelled` within one batch of a stop."""
+    """Errors in every window, in the order of `windows`; `Cancelled` within one batch of a stop.
+
+    With `calibration` the quantiles are its deciles, so that sources without any of their own can be compared.
+    """
     shown = replace(windows, context_length=asked.context_length)
-    errors = Errors(scales, levels=asked.source.levels)
+    errors = Errors(scales, levels=asked.source.levels if calibration is None else DECILES)
     for begin in range(0, len(shown), BATCH_SIZE):
         if reason := should_stop():
             raise Cancelled(f"Stopped while evaluating: {reason}.", code=reason)
         indices = np.arange(begin, min(begin + BATCH_SIZE, len(shown)))
         batch = shown.batch(indices)
         answer = asked.source(batch, shown.prediction_length)
-        errors.add(batch.series, shown.raw_target(indices), answer.point, answer.quantiles)
+        quantiles = answer.quantiles
+        if calibration is not None:
+            quantiles = spread(calibration, answer, batch, DECILES).quantiles
+        errors.add(batch.series, shown.raw_target(indices), answer.point, quantiles)
     return errors.windows()
+
+
+def spread(calibration: Calibration, answer: Answer, batch: WindowBatch, levels: Sequence[float]) -> Spread:
+    """Calibrated quantiles of one batch; those of gaps by the distance of each step from the nearer edge."""
+    if batch.gap is None:
+        return calibration.spread(answer.point, answer.quantiles, batch.scale, levels)
+    point = by_edge(answer.point, batch.gap)
+    native = None if answer.quantiles is None else by_edge(answer.quantiles, batch.gap)
+    found = calibration.spread(point, native, np.concatenate([batch.scale, batch.scale]), levels)
+    return replace(found, quantiles=from_edge(found.quantiles, batch.gap, answer.point.shape[1]))
 
 
 def measure_routed(
@@ -76,7 +101,7 @@ def score(
 def rival(name: str, *, context_length: int, period: int = 1) -> Asked:
     """A rival sees as much history as it can use, whatever the backbone's context is."""
     needed = rivals.history_needed(name, context_length=context_length, period=period)
-    return Asked(source=RivalSource(name, period=period), context_length=needed)
+    return Asked(source=rival_source(name, period=period), context_length=needed)
 
 
 def score_rival(name: str, windows: Windows, scales: Scales, *, period: int) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, provenance
+from tsfm import calibrate, calibration, card, catalog, judge, landscape_job, methods, normal, null, provenance
 from tsfm.artifact import CARD, write_artifact
 from tsfm.auto import AutoSearch
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.start import base_of
 from tsfm.backbones.weights import Base
 from tsfm.device import default_device, facts
-from tsfm.evaluate import Asked
+from tsfm.evaluate import TUNED, Asked
 from tsfm.incumbent import Incumbent, judged_until
 from tsfm.methods.base import Export, Method
 from tsfm.prepare import Data, all_history, prepare
@@ -31,7 +31,9 @@ from tsfm.request import FinetuneRequest, landscape_config, resolve
 from tsfm.results import write_results
 from tsfm.search import Outcome, Search
 from tsfm.series.frame import SeriesFrame
-from tsfm.tasks.forecast import BackboneSource
+from tsfm.setting import Setting
+from tsfm.tasks.forecast import Source
+from tsfm.tasks.sources import network_source
 
 __all__ = ["FinetuneRequest", "FinetuneResult", "Progress", "run"]
 
@@ -119,10 +121,10 @@ def run(
     clock.lap("loading_seconds")
     outcome = job.train()
     clock.lap("training_seconds")
-    judged, found, calibrations = job.decide(outcome, incumbent, {} if prior_verdicts is None else prior_verdicts)
+    judged, found, fitted = job.decide(outcome, incumbent, {} if prior_verdicts is None else prior_verdicts)
     clock.lap("evaluating_seconds")
     reporter.phase("saving", share=0.9)
-    made = job.write(outcome, out_dir, found, calibrations=calibrations)
+    made = job.write(outcome, out_dir, found, fitted=fitted)
     result_files = write_results(job.results_dir, outcome.training, made.manifest, out_dir / CARD)
     clock.lap("saving_seconds")
     landscape, pictures = job.landscape(outcome)
@@ -145,6 +147,27 @@ def run(
         landscape=landscape,
         refit=again,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What the calibration block set, by source."""
+
+    calibrations: Mapping[str, calibration.Calibration] = field(default_factory=dict)
+    nulls: Mapping[str, null.Null] = field(default_factory=dict)
+    """Of anomaly detection alone."""
+
+    def files(self) -> dict[str, bytes]:
+        """Contents by file name, for the artifact."""
+        made: dict[str, bytes] = {}
+        if self.calibrations:
+            made[calibration.FILE] = calibration.to_bytes(self.calibrations)
+        if self.nulls:
+            made[null.FILE] = null.to_bytes(self.nulls)
+        return made
+
+
+NOTHING_FITTED = Fitted()
 
 
 class _Made(NamedTuple):
@@ -194,8 +217,8 @@ class _Job:
 
     def decide(
         self, outcome: Outcome, incumbent: Incumbent | None, prior_verdicts: Mapping[str, int]
-    ) -> tuple[judge.Judged, dict[str, Any], Mapping[str, calibration.Calibration]]:
-        """Validation decides, calibration sets intervals, test says; and what of it stands in the manifest."""
+    ) -> tuple[judge.Judged, dict[str, Any], Fitted]:
+        """Validation decides, calibration sets intervals and nulls, test says; with what of it the manifest holds."""
         data, should_stop = self.data, self.should_stop
         self.reporter.phase("evaluating")
         source = tuned_source(outcome.model, self.resolved, self.spec)
@@ -203,10 +226,17 @@ class _Job:
         contest = judge.contest(data.blocks, tuned, self.zero_shot, self.base)
         choice = judge.choose(contest, should_stop=should_stop)
         sources = choice.contest.sources
-        fitted = calibrate.fit_all(sources, data.calibration, should_stop=should_stop)
+        fitted = Fitted(calibrations=calibrate.fit_all(sources, data.calibration, should_stop=should_stop))
+        detection: dict[str, Any] | None = None
+        if self.resolved["task"] == "anomaly_detection":
+            nulls = normal.fit_nulls(sources, data.calibration, should_stop=should_stop)
+            fitted = dataclasses.replace(fitted, nulls=nulls)
+            detection = normal.report(nulls, sources, data.test, should_stop=should_stop)
         self.reporter.phase("evaluating", share=0.3)
         judged = judge.judge(
             choice,
+            calibrations=fitted.calibrations,
+            false_alarms=normal.alarms_of((detection or {}).get(TUNED)),
             incumbent=incumbent,
             prior_verdicts=prior_verdicts,
             weights_dir=self.weights_dir,
@@ -214,7 +244,11 @@ class _Job:
             should_stop=should_stop,
             progress=lambda share: self.reporter.phase("evaluating", share=0.3 + 0.5 * share),
         )
-        held = calibrate.report(fitted, sources, data.calibration, data.test, data.scales, should_stop=should_stop)
+        held = calibrate.report(
+            fitted.calibrations, sources, data.calibration, data.test, data.scales, should_stop=should_stop
+        )
+        if held is not None and detection is not None:
+            held = {**held, "detection": detection}
         return judged, {**judge.facts(choice, judged), "calibration": held}, fitted
 
     def write(
@@ -224,7 +258,7 @@ class _Job:
         found: dict[str, Any],
         *,
         data: Data | None = None,
-        calibrations: Mapping[str, calibration.Calibration] | None = None,
+        fitted: Fitted = NOTHING_FITTED,
     ) -> _Made:
         """The artifact of `outcome` at `where`; `data` is what it was trained on, if not the job's own blocks."""
         data = data or self.data
@@ -237,7 +271,7 @@ class _Job:
         }
         made = outcome.method.export(outcome.model, self.spec)
         manifest = _manifest(outcome, made, self, data, chosen, found)
-        files = {**made.files, calibration.FILE: calibration.to_bytes(calibrations)} if calibrations else made.files
+        files = {**made.files, **fitted.files()}
         return _Made(chosen, manifest, write_artifact(where, files, manifest, card.render(manifest)))
 
     def landscape(self, outcome: Outcome) -> tuple[dict[str, Any] | None, dict[str, Path]]:
@@ -295,14 +329,9 @@ def _config(resolved: dict[str, Any]) -> Any:
     return catalog.method(resolved["method"]).config(**resolved["method_config"])
 
 
-def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.BackboneSpec) -> BackboneSource:
-    """A tuned network asked as `Forecaster.open` will ask it: what is judged is what is served."""
-    return BackboneSource(
-        model,
-        block_length=spec.block_length(int(resolved["prediction_length"])),
-        context_length=int(resolved["context_length"]),
-        cut_from_block=True,
-    )
+def tuned_source(model: Backbone, resolved: dict[str, Any], spec: catalog.BackboneSpec) -> Source:
+    """A tuned network asked as its task's route will ask it: what is judged is what is served."""
+    return network_source(model, spec, Setting.of(resolved), tuned=True)
 
 
 def _manifest(
@@ -317,6 +346,7 @@ def _manifest(
     spec = job.spec
     return {
         "task": chosen["task"],
+        "scoring": chosen["scoring"],
         "prediction_length": chosen["prediction_length"],
         "context_length": chosen["context_length"],
         "backbone": {

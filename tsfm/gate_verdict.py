@@ -1,12 +1,36 @@
 """From comparisons to the gate's answer: passed or not, what is served instead, and one plain sentence."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tsfm.catalog import RIVALS
+from tsfm import catalog
 from tsfm.gate import INCUMBENT, MIN_HORIZON_BLOCKS, ZERO_SHOT, Comparison, Gate
 
 PASSED, INSUFFICIENT, UNBEATEN = "passed", "insufficient_evidence", "not_beaten"
+ALARMS = "false_alarms"
+RIVALS = (*catalog.RIVALS, *catalog.FILL_RIVALS)
+ALARM_TOLERANCE = 0.5
+"""Share of the nominal rate that the measured one may be off (evaluation.md §3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FalseAlarms:
+    """How often points of the test block, taken to be normal, were called anomalies."""
+
+    level: float
+    """Per cent."""
+    rate: float
+    """Share of points."""
+
+    @property
+    def nominal(self) -> float:
+        return 1.0 - self.level / 100.0
+
+    @property
+    def is_near(self) -> bool:
+        return abs(self.rate - self.nominal) <= ALARM_TOLERANCE * self.nominal
 
 
 def answer(
@@ -17,6 +41,7 @@ def answer(
     test_sha256: str,
     names: Mapping[str, str] | None = None,
     unserved: frozenset[str] = frozenset(),
+    false_alarms: FalseAlarms | None = None,
 ) -> dict[str, Any]:
     """The job's `gate` object, JSON-ready.
 
@@ -24,20 +49,22 @@ def answer(
     is the candidate that validation chose to be judged; `names` are words for the sentence ("incumbent" → "ft:…@3").
     Promotion needs every one of them beaten. `fallback` is the first that is not: incumbent, zero-shot, then the rival
     that the candidate is furthest behind; an incumbent compared for information only stays when the rest is not beaten.
-    What is `unserved` is a bar like the others and never the fallback: then a rival is, beaten or not.
+    What is `unserved` is a bar like the others and never the fallback: then a rival is, beaten or not. `false_alarms`
+    that are not near their nominal rate are a bar, too: then what came first answers (incumbent, else zero-shot).
     """
     by_name = {c.name: c for c in comparisons}
     bars = [c for c in comparisons if not c.for_information]
     first = by_name.get(INCUMBENT)
     main = first if first is not None and not first.for_information else by_name[ZERO_SHOT]
-    passed = all(c.beaten for c in bars)
+    beaten = all(c.beaten for c in bars)
+    passed = beaten and (false_alarms is None or false_alarms.is_near)
     enough = main.horizon_blocks >= MIN_HORIZON_BLOCKS and by_name[ZERO_SHOT].horizon_blocks >= MIN_HORIZON_BLOCKS
-    reason = PASSED if passed else UNBEATEN if enough else INSUFFICIENT
-    bar = None if passed else _first_unbeaten(by_name)
+    reason = PASSED if passed else ALARMS if beaten else UNBEATEN if enough else INSUFFICIENT
+    bar = None if passed else main.name if beaten else _first_unbeaten(by_name)
     fallback = _hardest_rival(by_name, beaten=True) if bar in unserved else bar
     untrained = "the untrained network" if ZERO_SHOT in unserved else "zero-shot"
     words = {ZERO_SHOT: untrained, **{rival: rival.replace("_", " ") for rival in RIVALS}, **(names or {})}
-    text = _Sentence(gate=gate, by_name=by_name, main=main, words=words)
+    text = _Sentence(gate=gate, by_name=by_name, main=main, words=words, false_alarms=false_alarms)
     return {
         "passed": passed,
         "winner": winner,
@@ -59,6 +86,7 @@ def answer(
         "origins": main.origins,
         "horizon_blocks": main.horizon_blocks,
         "versus": {c.name: c.to_mapping() for c in comparisons},
+        **({} if false_alarms is None else {"false_alarms": dataclasses.asdict(false_alarms)}),
     }
 
 
@@ -77,9 +105,16 @@ def _hardest_rival(by_name: Mapping[str, Comparison], *, beaten: bool) -> str:
 
 class _Sentence:
     def __init__(
-        self, *, gate: Gate, by_name: Mapping[str, Comparison], main: Comparison, words: Mapping[str, str]
+        self,
+        *,
+        gate: Gate,
+        by_name: Mapping[str, Comparison],
+        main: Comparison,
+        words: Mapping[str, str],
+        false_alarms: FalseAlarms | None,
     ) -> None:
         self._gate, self._by_name, self._main, self._words = gate, by_name, main, words
+        self._false_alarms = false_alarms
 
     def of(self, reason: str, bar: str | None, fallback: str | None) -> str:
         """`bar` is the first that was not beaten; `fallback` answers in its place."""
@@ -87,6 +122,7 @@ class _Sentence:
             text = f"Promoted: {self._promoted()}"
         else:
             why = self._insufficient() if reason == INSUFFICIENT else self._unbeaten(bar)
+            why = self._alarms() if reason == ALARMS else why
             text = f"Not promoted: {why}; {self._served(fallback)}."
         first = self._by_name.get(INCUMBENT)
         if first is not None and first.for_information:
@@ -104,6 +140,15 @@ class _Sentence:
         if INCUMBENT in self._by_name and fallback != INCUMBENT:
             return f"{self._words[INCUMBENT]} stays in production"
         return f"{self._words[fallback]} is served"
+
+    def _alarms(self) -> str:
+        alarms = self._false_alarms
+        assert alarms is not None, "what was counted"
+        return (
+            f"{100 * alarms.rate:.2g} % of the test points were called anomalies at level {alarms.level:g}, where "
+            f"{100 * alarms.nominal:.2g} % are expected of normal history (what is normal has drifted, or test holds "
+            "anomalies)"
+        )
 
     def _promoted(self) -> str:
         bars = [self._main] if self._main.name == ZERO_SHOT else [self._main, self._by_name[ZERO_SHOT]]

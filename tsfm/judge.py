@@ -8,7 +8,7 @@ Between the last two, sources are calibrated. docs/gate.md tells users how a ver
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ import torch
 from tsfm import catalog, gate_verdict
 from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import Base
-from tsfm.calibration import source_name
+from tsfm.calibration import Calibration, source_name
 from tsfm.evaluate import ROUTED, TUNED, ZERO_SHOT, Asked, measure, measure_routed, rival
 from tsfm.gate import INCUMBENT, Gate, Reference, hardest, horizon_origins, origin_clock, rows_sha256
 from tsfm.incumbent import Incumbent, first_unseen
-from tsfm.metrics import Scales, WindowErrors
+from tsfm.metrics import PINBALL, Scales, WindowErrors
 from tsfm.routes import Routes, combine, decide
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
-from tsfm.series.windows import Windows
-from tsfm.tasks.forecast import BackboneSource
+from tsfm.series.windows import Around, Windows
+from tsfm.setting import Setting
+from tsfm.tasks.forecast import Forecaster
 from tsfm.tasks.routed import open_routed
+from tsfm.tasks.sources import network_source, source_of
 
-SEASONAL = "seasonal_naive"
 NO_TEST = "There are no test windows, so nothing was judged"
 
 
@@ -42,6 +43,7 @@ UNJUDGED: dict[str, Any] = {"candidates": [], "verdict": None, "gate": None, "ro
 class Blocks:
     """What candidates are measured on, and how."""
 
+    setting: Setting
     frame: SeriesFrame
     split: Split
     validation: Windows
@@ -50,27 +52,36 @@ class Blocks:
     metric: str
     min_gain: float
     periods: tuple[int, ...]
-    """Of `seasonal_naive`: every one listed for the frequency."""
+    """Of the seasonal rival: every one listed for the frequency."""
+
+    @property
+    def test_metric(self) -> str:
+        """What the gate judges by; anomaly detection knows no labels, and is judged by its distributions."""
+        return PINBALL if self.setting.task == "anomaly_detection" else self.metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """The sources by name; `seasonal_naive` once for every period."""
+    """The sources by name; the seasonal rival once for every period."""
 
     blocks: Blocks
     networks: Mapping[str, Asked]
     """tuned, zero_shot"""
     seasonal: Mapping[int, Asked]
-    """`seasonal_naive` by period."""
+    """`seasonal_naive`, or `seasonal_fill`, by period."""
     plain: Mapping[str, Asked]
     """The rivals without a period."""
     unserved: frozenset[str] = frozenset()
     """Sources that are measured and may answer for nothing: random weights as they are."""
 
     @property
+    def seasonal_name(self) -> str:
+        return self.blocks.setting.seasonal_rival
+
+    @property
     def sources(self) -> dict[str, Asked]:
         """Everything that may answer for a series, by the name its calibration is kept under; tuned first."""
-        seasonal = {source_name(SEASONAL, period): asked for period, asked in self.seasonal.items()}
+        seasonal = {source_name(self.seasonal_name, period): asked for period, asked in self.seasonal.items()}
         return {**self.networks, **self.plain, **seasonal}
 
 
@@ -82,9 +93,9 @@ class Choice:
     validation: Mapping[str, WindowErrors]
     """Errors of every source, seasonal naive at the chosen period, and of `routed` where it is a candidate."""
     period: int
-    """The listed period at which seasonal naive is best."""
+    """The listed period at which the seasonal rival is best."""
     routes: Routes | None
-    """None where no series leaves the pooled winner: there is nothing to route."""
+    """None where no series leaves the pooled winner, and of other tasks than forecasting: there is nothing to route."""
     winner: str
     """ "tuned" or "routed": the candidate that the gate judges, and that is served if it passes."""
 
@@ -105,17 +116,16 @@ class Judged:
 
 
 def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, base: Base) -> Contest:
-    """The tuned source against `zero_shot`, `base` with the context that `/forecast` gives it, and the rivals."""
-    spec = base.spec
-    whole = BackboneSource(
-        zero_shot, block_length=spec.block_length(), context_length=spec.context_length, cut_from_block=False
-    )
-    context = blocks.validation.context_length
+    """The tuned source against `zero_shot`, `base` as its task's route asks it, and the rivals."""
+    setting, context = blocks.setting, blocks.validation.context_length
+    seasonal = setting.seasonal_rival
+    whole = network_source(zero_shot, base.spec, setting, tuned=False)
+    shown = base.spec.context_length if setting.task == "forecast" else context
     return Contest(
         blocks=blocks,
-        networks={TUNED: tuned, ZERO_SHOT: Asked(source=whole, context_length=spec.context_length)},
-        seasonal={p: rival(SEASONAL, context_length=context, period=p) for p in blocks.periods},
-        plain={name: rival(name, context_length=context) for name in catalog.RIVALS if name != SEASONAL},
+        networks={TUNED: tuned, ZERO_SHOT: Asked(source=whole, context_length=shown)},
+        seasonal={p: rival(seasonal, context_length=context, period=p) for p in blocks.periods},
+        plain={name: rival(name, context_length=context) for name in setting.rivals if name != seasonal},
         unserved=frozenset() if base.is_pretrained else frozenset({ZERO_SHOT}),
     )
 
@@ -134,7 +144,9 @@ def choose(contest: Contest, *, should_stop: Callable[[], str | None]) -> Choice
     seasonal = {p: ask(asked) for p, asked in contest.seasonal.items()}
     period = min(seasonal, key=lambda p: _error(seasonal[p], metric))
     found = {name: ask(asked) for name, asked in {**contest.networks, **contest.plain}.items()}
-    found[SEASONAL] = seasonal[period]
+    found[contest.seasonal_name] = seasonal[period]
+    if blocks.setting.task != "forecast":
+        return Choice(contest=contest, validation=found, period=period, routes=None, winner=TUNED)
     clock = origin_clock(windows, blocks.split, Block.VALIDATION)
     routes = decide(
         {name: errors for name, errors in found.items() if name not in contest.unserved},
@@ -160,29 +172,31 @@ def _error(errors: WindowErrors, metric: str) -> float:
 def judge(
     choice: Choice,
     *,
+    calibrations: Mapping[str, Calibration],
     incumbent: Incumbent | None,
     prior_verdicts: Mapping[str, int],
     weights_dir: Path | None,
     device: torch.device,
     should_stop: Callable[[], str | None],
     progress: Callable[[float], None],
+    false_alarms: gate_verdict.FalseAlarms | None = None,
 ) -> Judged:
-    """Reads the test block. `prior_verdicts` counts earlier verdicts by the digest of the rows they read."""
+    """Reads the test block. `prior_verdicts` counts earlier verdicts by the digest of the rows they read.
+
+    `calibrations` by source are what pinball losses are measured with; `false_alarms` are those of the tuned weights.
+    """
     contest = choice.contest
     blocks, windows = contest.blocks, contest.blocks.test
     if windows is None:
         candidates = _candidates(choice, {}, {})
         return Judged(candidates=candidates, verdict=_unjudged(candidates, blocks.metric), gate=None)
-    sources = {**contest.networks, **contest.plain}
+    known = calibrations if blocks.test_metric == PINBALL else {}
     tested: dict[str, WindowErrors] = {}
-    for i, (name, asked) in enumerate(sources.items()):
-        tested[name] = measure(asked, windows, blocks.scales, should_stop=should_stop)
-        progress((i + 1) / len(sources))
-    seasonal = {
-        period: measure(asked, windows, blocks.scales, should_stop=should_stop)
-        for period, asked in contest.seasonal.items()
-    }
-    tested[SEASONAL] = seasonal[choice.period]
+    for i, (name, asked) in enumerate(contest.sources.items()):
+        tested[name] = measure(asked, windows, blocks.scales, calibration=known.get(name), should_stop=should_stop)
+        progress((i + 1) / len(contest.sources))
+    seasonal = {period: tested.pop(source_name(contest.seasonal_name, period)) for period in contest.seasonal}
+    tested[contest.seasonal_name] = seasonal[choice.period]
     if choice.routes is not None:
         tested[ROUTED] = combine(tested, choice.routes, blocks.frame.item_ids)
     references = [Reference(name=ZERO_SHOT, errors=tested[ZERO_SHOT])]
@@ -193,22 +207,23 @@ def judge(
         tested[INCUMBENT] = reference.errors if reference.allowed is None else reference.errors.where(reference.allowed)
         extra[INCUMBENT] = {"model": incumbent.name, "version": incumbent.version, "digest": incumbent.digest}
     references += [Reference(name=name, errors=tested[name]) for name in contest.plain]
-    references += [Reference(name=SEASONAL, errors=errors, period=p) for p, errors in seasonal.items()]
+    references += [Reference(name=contest.seasonal_name, errors=e, period=p) for p, e in seasonal.items()]
     candidates = _candidates(choice, tested, extra)
-    gate = _gate(choice, windows, tested[choice.winner], references, prior_verdicts, incumbent)
+    gate = _gate(choice, windows, tested[choice.winner], references, prior_verdicts, incumbent, false_alarms)
     return Judged(candidates=candidates, verdict=_verdict(candidates, gate), gate=gate)
 
 
 def facts(choice: Choice, judged: Judged) -> dict[str, Any]:
     """The manifest's part: what was found, the routes that serving applies, and how the rivals were set up."""
     routes, gate = choice.served_routes, judged.gate or {}
-    period = choice.period if gate.get("fallback") != SEASONAL else gate["fallback_period"]
+    seasonal = choice.contest.seasonal_name
+    period = choice.period if gate.get("fallback") != seasonal else gate["fallback_period"]
     return {
         "candidates": judged.candidates,
         "verdict": judged.verdict,
         "gate": judged.gate,
         "routes": None if routes is None else routes.to_mapping(),
-        "rivals": {SEASONAL: {"period": period}},
+        "rivals": {seasonal: {"period": period}},
     }
 
 
@@ -222,16 +237,39 @@ def _incumbent(
 ) -> Reference:
     """The incumbent as it serves, its own routes included, and the test windows whose targets it has not seen."""
     opened = open_routed(incumbent.folder, digest=incumbent.digest, weights_dir=weights_dir, device=device)
-    sources = {
-        name: Asked(source=source, context_length=context)
-        for name, (source, context) in opened.sources_for(blocks.frame).items()
-    }
-    errors = measure_routed(sources, opened.routes, windows, blocks.scales, should_stop=should_stop)
+    if blocks.setting.task == "forecast":
+        sources = {
+            name: Asked(source=source, context_length=context)
+            for name, (source, context) in opened.sources_for(blocks.frame).items()
+        }
+        errors = measure_routed(sources, opened.routes, windows, blocks.scales, should_stop=should_stop)
+    else:
+        errors = _as_it_serves(opened.forecasters[TUNED], blocks, windows, should_stop)
     facts = opened.manifest.get("judged_until")
     if facts is None:  # made before versions said what they have seen: nothing is known to be unseen
         return Reference(name=INCUMBENT, errors=errors, allowed=np.zeros(len(windows), dtype=np.bool_))
     allowed = windows.origin >= first_unseen(facts, blocks.frame)[windows.series]
     return Reference(name=INCUMBENT, errors=errors, allowed=allowed)
+
+
+def _as_it_serves(
+    forecaster: Forecaster, blocks: Blocks, windows: Windows, should_stop: Callable[[], str | None]
+) -> WindowErrors:
+    """An incumbent of another task, asked in its own setting over the same targets."""
+    assert forecaster.manifest is not None, "artifacts have one"
+    setting = Setting.of(forecaster.manifest)
+    source = source_of(forecaster, catalog.backbone(forecaster.name), setting)
+    if windows.around is not None and setting.is_two_sided:
+        around = replace(windows.around, length=setting.after_length)
+        windows = replace(windows, around=around)
+    elif windows.around is not None:
+        windows = replace(windows, around=None)
+    elif setting.is_two_sided:
+        limits = blocks.split.block(Block.TEST)[1]
+        windows = replace(windows, around=Around(length=setting.after_length, limits=limits))
+    asked = Asked(source=source, context_length=setting.context_length)
+    calibration = forecaster.calibration if blocks.test_metric == PINBALL else None
+    return measure(asked, windows, blocks.scales, calibration=calibration, should_stop=should_stop)
 
 
 def _gate(
@@ -241,19 +279,20 @@ def _gate(
     references: Sequence[Reference],
     prior_verdicts: Mapping[str, int],
     incumbent: Incumbent | None,
+    false_alarms: gate_verdict.FalseAlarms | None,
 ) -> dict[str, Any]:
-    blocks = choice.contest.blocks
+    blocks, seasonal = choice.contest.blocks, choice.contest.seasonal_name
     digest = rows_sha256(blocks.frame, blocks.split)
     gate = Gate(
-        metric=blocks.metric,
+        metric=blocks.test_metric,
         prediction_length=windows.prediction_length,
         clock=origin_clock(windows, blocks.split, Block.TEST),
         min_gain=blocks.min_gain,
         verdict_number=prior_verdicts.get(digest, 0) + 1,
     )
     compared = [gate.compare(candidate, reference) for reference in references]
-    single = [c for c in compared if c.name != SEASONAL]
-    comparisons = [*single, hardest([c for c in compared if c.name == SEASONAL])]
+    single = [c for c in compared if c.name != seasonal]
+    comparisons = [*single, hardest([c for c in compared if c.name == seasonal])]
     names = {} if incumbent is None else {INCUMBENT: f"{incumbent.name}@{incumbent.version}"}
     answer = gate_verdict.answer(
         gate,
@@ -262,6 +301,7 @@ def _gate(
         test_sha256=digest,
         names=names,
         unserved=choice.contest.unserved,
+        false_alarms=false_alarms,
     )
     return {**answer, "routes": _routes(choice)}
 
@@ -283,7 +323,8 @@ def _candidates(
 
     The incumbent has no validation error (it may have been trained there), and on test one over unseen windows only.
     """
-    order = (TUNED, ZERO_SHOT, ROUTED, INCUMBENT, *catalog.RIVALS)
+    seasonal = choice.contest.seasonal_name
+    order = (TUNED, ZERO_SHOT, ROUTED, INCUMBENT, *choice.contest.blocks.setting.rivals)
     found = []
     for name in order:
         if name not in choice.validation and name not in tested:
@@ -291,7 +332,7 @@ def _candidates(
         candidate: dict[str, Any] = {"name": name}
         for block, errors in (("validation", choice.validation), ("test", tested)):
             candidate[block] = errors[name].result() if name in errors else None
-        if name == SEASONAL:
+        if name == seasonal:
             candidate["period"] = choice.period
         found.append({**candidate, **extra.get(name, {})})
     return found

@@ -89,6 +89,10 @@ METRICS: tuple[str, ...] = ("mase", "rmsse", "mae", "mse")
 """What a job may be judged by; the first two are scaled, so that series of any size weigh the same."""
 
 
+PINBALL = "pinball"
+"""What anomaly detection is judged by: the mean pinball loss of calibrated deciles, in MASE scales."""
+
+
 def default_metric(share_of_zeros: float) -> str:
     return "rmsse" if share_of_zeros > ZERO_SHARE else "mase"
 
@@ -148,6 +152,9 @@ class WindowErrors:
         differences add up to the difference of the metric. `mse` and `mae` are relative to the largest scale.
         """
         count = np.maximum(self.count, 1)
+        if metric == PINBALL:
+            pinball: Floats = self.pinball / self.scales.mase[self.series] / count
+            return pinball
         if metric in ("mase", "mae"):
             factor = 1.0 if metric == "mase" else self._share(self.scales.mase)
             absolute: Floats = self.absolute / count * factor
@@ -194,6 +201,8 @@ class WindowErrors:
             "num_windows": len(self),
             "num_series": int(judged.sum()),
         }
+        if self.levels:
+            answer[PINBALL] = float(np.nanmean(self.by_series(PINBALL)))
         if self.levels and (target := float(self.target.sum())) > 0:
             answer["wql"] = 2.0 * float(self.pinball.sum()) / target
         if len(self.levels) > 1:

@@ -12,6 +12,7 @@ from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split, split
 from tsfm.series.windows import Windows, cut
+from tsfm.setting import Setting
 
 _LISTED = 20
 """Item ids a report spells out before it only counts."""
@@ -44,14 +45,25 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         patch_length=spec.patch_length,
         with_test=resolved["with_test"],
     )
+    setting = Setting.of(resolved)
     caps = {**dataclasses.asdict(TrainConfig()), **resolved["hyperparameters"]}
 
     def windows(block: Block, length: int, cap: str) -> Windows:
         most = int(caps[cap])
-        return cut(frame, blocks, block, context_length=context_length, prediction_length=length, max_windows=most)
+        return cut(
+            frame,
+            blocks,
+            block,
+            context_length=context_length,
+            prediction_length=length,
+            max_windows=most,
+            after_length=setting.after_length,
+            gaps_vary=setting.gaps_vary,
+        )
 
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
-    train = windows(Block.TRAIN, spec.tuned_length(horizon), "max_windows_per_epoch")
+    tuned_length = horizon if setting.reconstructs(spec) else spec.tuned_length(horizon)
+    train = windows(Block.TRAIN, tuned_length, "max_windows_per_epoch")
     validation = windows(Block.VALIDATION, horizon, "max_validation_windows")
     calibrating = windows(Block.CALIBRATION, horizon, "max_calibration_windows")
     test = windows(Block.TEST, horizon, "max_test_windows") if resolved["with_test"] else None
@@ -98,6 +110,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         scales=scales,
         metric=metric,
         blocks=judge.Blocks(
+            setting=setting,
             frame=frame,
             split=blocks,
             validation=validation,

@@ -47,6 +47,8 @@ def windows_of(frame: SeriesFrame, split: Split, like: Windows, *, max_windows: 
         context_length=like.context_length,
         prediction_length=like.prediction_length,
         max_windows=max_windows,
+        after_length=0 if like.around is None else like.around.length,
+        gaps_vary=like.around is not None and like.around.vary,
     )
 
 

@@ -15,6 +15,8 @@ from tsfm.errors import ConfigError, SeriesTooShort, UnknownName
 from tsfm.metrics import METRICS
 from tsfm.series import freq as frequencies
 from tsfm.series import split
+from tsfm.setting import Setting, check_block, check_scoring, context_limit, longest_block, scoring_for
+from tsfm.spec import Scoring
 
 MAX_BUDGET_SECONDS = 7 * 24 * 3600.0
 MAX_SEED = 2**32 - 1
@@ -40,6 +42,8 @@ class FinetuneRequest:
     method_config: dict[str, Any] = field(default_factory=dict)
     """Options of the method (`MethodSpec.config`); what is missing takes its default."""
     task: catalog.Task = "forecast"
+    scoring: str | None = None
+    """How points are scored (`spec.SCORINGS`), of anomaly detection alone; None: the backbone's own way."""
     context_length: int | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     """`HYPERPARAMETERS` → value or "auto"; `learning_rate` may also be a list to choose from on validation."""
@@ -93,9 +97,10 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
     _check(request)
     spec = catalog.backbone(request.backbone)
     longest = int(reading["max_length"])
+    scoring = _scoring(request, spec)
     context_length = request.context_length or split.fitting_context_length(
         longest,
-        limit=spec.context_length,
+        limit=context_limit(_setting(request, spec), spec),
         prediction_length=request.prediction_length,
         patch_length=spec.patch_length,
         with_test=request.with_test,
@@ -125,6 +130,7 @@ def resolve(request: FinetuneRequest, reading: Mapping[str, Any]) -> dict[str, A
         **request.to_mapping(),
         "initialisation": configs.PRETRAINED if start is None else dataclasses.asdict(start),
         "method_config": dataclasses.asdict(method_config(request.method, request.method_config)),
+        "scoring": scoring,
         "context_length": context_length,
         "landscape": dataclasses.asdict(landscape) if landscape else False,
         "hyperparameters": _resolved_hyperparameters(request, spec, method),
@@ -235,11 +241,13 @@ def _check(request: FinetuneRequest) -> None:
             param="task",
             code="unsupported_task",
         )
-    _integer(request.prediction_length, "prediction_length", low=1, high=spec.max_prediction_length, of=spec.name)
+    check_scoring(request.scoring, request.task, spec)
+    setting = _setting(request, spec)
+    _integer(request.prediction_length, "prediction_length", low=1, high=longest_block(setting, spec), of=spec.name)
+    check_block(setting, spec)
     if request.context_length is not None:
-        _integer(
-            request.context_length, "context_length", low=spec.patch_length, high=spec.context_length, of=spec.name
-        )
+        most = context_limit(setting, spec)
+        _integer(request.context_length, "context_length", low=spec.patch_length, high=most, of=spec.name)
     _integer(request.seed, "seed", low=0, high=MAX_SEED)
     if not isinstance(request.with_test, bool):
         raise ConfigError(f"with_test must be true or false, not {request.with_test!r}.", param="with_test")
@@ -257,6 +265,10 @@ def _check(request: FinetuneRequest) -> None:
             param="landscape",
         )
     _check_start(request)
+    if setting.is_two_sided and landscape_config(request.landscape) is not None:
+        raise ConfigError(
+            "A landscape is measured on forecasts, and this job fills gaps: leave landscape out.", param="landscape"
+        )
     if request.budget_seconds is not None:
         seconds = _number(request.budget_seconds, "budget.seconds")
         if not 0 < seconds <= MAX_BUDGET_SECONDS:
@@ -265,7 +277,7 @@ def _check(request: FinetuneRequest) -> None:
             )
     options = _mapping(request.method_config, "method")
     config = method_config(request.method, options)
-    _check_head(config, spec)
+    _check_head(config, spec, setting)
     if isinstance(config, configs.AutoConfig):
         _check_auto(config, spec)
     asked = _mapping(request.hyperparameters, "hyperparameters")
@@ -276,6 +288,13 @@ def _check(request: FinetuneRequest) -> None:
     warmup = configs.TrainConfig().warmup_fraction if warmup == AUTO else warmup
     if isinstance(config, configs.TraceConfig):
         _check_trace(config, spec, warmup)
+        if config.head not in ("auto", "keep", "lora") and setting.reconstructs(spec):
+            raise ConfigError(
+                f"{spec.name} reconstructs with its pretrained head, which {config.head!r} would replace: leave head "
+                'out, or give "keep" or "lora".',
+                param="method.head",
+                code="unsupported_method",
+            )
         if config.head == configs.QUANTILES and landscape_config(request.landscape) is not None:
             raise ConfigError(
                 "A landscape lies over one set of parameters, and this head has others than the pretrained network: "
@@ -298,9 +317,25 @@ def _check_start(request: FinetuneRequest) -> None:
         raise ConfigError("A landscape starts at pretrained weights; this job has none.", param="landscape")
 
 
-def _check_head(config: Any, spec: catalog.BackboneSpec) -> None:
+def _scoring(request: FinetuneRequest, spec: catalog.BackboneSpec) -> Scoring | None:
+    if request.task != "anomaly_detection":
+        return None
+    return cast("Scoring | None", request.scoring) or scoring_for(spec, request.prediction_length)
+
+
+def _setting(request: FinetuneRequest, spec: catalog.BackboneSpec) -> Setting:
+    return Setting(
+        task=request.task,
+        scoring=_scoring(request, spec),
+        prediction_length=request.prediction_length,
+        context_length=request.context_length or 0,
+    )
+
+
+def _check_head(config: Any, spec: catalog.BackboneSpec, setting: Setting) -> None:
     """That no adapter method is asked to keep a head that no checkpoint holds."""
-    if not spec.random_head or not isinstance(config, configs.LoRAConfig | configs.AdaLoRAConfig | configs.TraceConfig):
+    adapters = configs.LoRAConfig | configs.AdaLoRAConfig | configs.TraceConfig
+    if not setting.draws_head(spec) or not isinstance(config, adapters):
         return
     if config.head.startswith(("keep", "lora", "svd")):
         takes = "H1, H1b, H2, H3 or H4" if isinstance(config, configs.TraceConfig) else '"train"'

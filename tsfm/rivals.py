@@ -1,9 +1,12 @@
-"""The plain forecasters every job is judged against (evaluation.md §2). Missing values are skipped, not zero-filled."""
+"""The plain forecasters, and plain ways to fill gaps, that jobs are judged against (evaluation.md §2, §3).
+
+Missing values are skipped, not zero-filled.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsfm.catalog import RIVALS
+from tsfm.catalog import FILL_RIVALS, RIVALS, SEASONAL_RIVALS
 from tsfm.errors import UnknownName
 
 Floats = NDArray[np.floating]
@@ -44,7 +47,7 @@ def seasonal_naive(context: Floats, prediction_length: int, period: int) -> Floa
 
 def history_needed(name: str, *, context_length: int, period: int) -> int:
     """Steps of history a rival should be shown, so that it is not handicapped by the backbone's context."""
-    return max(context_length, SEASONS * period) if name == "seasonal_naive" else context_length
+    return max(context_length, SEASONS * period) if name in SEASONAL_RIVALS else context_length
 
 
 def forecast(name: str, context: Floats, prediction_length: int, *, period: int) -> Floats:
@@ -56,3 +59,59 @@ def forecast(name: str, context: Floats, prediction_length: int, *, period: int)
     if name == "seasonal_naive":
         return seasonal_naive(context, prediction_length, period)
     raise UnknownName("rival", name, RIVALS, param="model")
+
+
+def fill(name: str, context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, *, period: int) -> Floats:
+    """[B, H] what the rival `name` puts into gaps between `context` [B, T] and `after` [B, A]; `gap` [B] steps each."""
+    if name == "linear_fill":
+        return linear_fill(context, after, gap, horizon)
+    if name == "seasonal_fill":
+        return seasonal_fill(context, after, gap, horizon, period)
+    raise UnknownName("rival", name, FILL_RIVALS, param="model")
+
+
+def linear_fill(context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int) -> Floats:
+    """[B, H]: the line between the nearest observed values; where one side has none, the other's value; else 0."""
+    left, left_at = _nearest(context[:, ::-1])
+    right, right_at = _nearest(after)
+    step = np.arange(1, horizon + 1)[None, :]
+    before = step + left_at[:, None]
+    whole = (left_at + right_at + gap + 1)[:, None]
+    between = left[:, None] + (right - left)[:, None] * (before / whole)
+    one_sided = np.where(np.isnan(left), right, left)[:, None]
+    line = np.where(np.isnan(between), one_sided, between)
+    return np.nan_to_num(line).astype(context.dtype)
+
+
+def seasonal_fill(context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, period: int) -> Floats:
+    """[B, H]: the mean of the nearest observed values of the same phase on both sides, looked for as many seasons away
+    as the gap has and `SEASONS` more; one side's alone, or the line, where there are none."""
+    b, begin = context.shape
+    seen = np.full((b, begin + horizon + after.shape[1]), np.nan, dtype=context.dtype)
+    seen[:, :begin] = context
+    place = begin + gap[:, None] + np.arange(after.shape[1])[None, :]
+    np.put_along_axis(seen, place, after, axis=1)
+    at = begin + np.arange(horizon)
+    found = []
+    for sign in (-1, 1):
+        side = np.full((b, horizon), np.nan, dtype=context.dtype)
+        for k in range(1, SEASONS + -(-horizon // period) + 1):
+            source = at + sign * k * period
+            inside = (source >= 0) & (source < seen.shape[1])
+            values = np.where(inside, seen[:, np.where(inside, source, 0)], np.nan)
+            side = np.where(np.isnan(side), values, side)
+        found.append(side)
+    before, behind = found
+    mean = np.where(np.isnan(before), behind, np.where(np.isnan(behind), before, (before + behind) / 2))
+    filled: Floats = np.where(np.isnan(mean), linear_fill(context, after, gap, horizon), mean)
+    return filled
+
+
+def _nearest(side: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """([B], [B]) the first observed value of `side` [B, T] and its place; (NaN, 0) where there is none."""
+    observed = ~np.isnan(side)
+    if not side.shape[1]:
+        return np.full(len(side), np.nan), np.zeros(len(side), dtype=np.int64)
+    first = observed.argmax(axis=1)
+    value = np.where(observed.any(axis=1), np.take_along_axis(side, first[:, None], axis=1)[:, 0], np.nan)
+    return value, np.where(observed.any(axis=1), first, 0).astype(np.int64)

@@ -11,6 +11,8 @@ RIVALS: tuple[str, ...] = ("naive", "seasonal_naive", "window_mean")
 """Plain forecasters every job is judged against; `model` names of `/forecast` and `/anomalies` too."""
 FILL_RIVALS: tuple[str, ...] = ("linear_fill", "seasonal_fill")
 """Plain ways to fill a gap from both sides; `model` names of `/imputations` too."""
+SEASONAL_RIVALS = ("seasonal_naive", "seasonal_fill")
+"""The rivals that look at a period."""
 Scoring = Literal["forecast", "every_patch", "reconstruction"]
 SCORINGS: tuple[Scoring, ...] = ("forecast", "every_patch", "reconstruction")
 """What a point is held against to score it: a forecast from what came before it, by blocks; the same for every patch in

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tsfm import catalog
+from tsfm.setting import Setting
 
 if TYPE_CHECKING:
     from tsfm.backbones.base import Backbone
@@ -21,7 +22,8 @@ def fitted(model: "Backbone", spec: catalog.BackboneSpec, facts: Mapping[str, An
     """`model`, ready for a method to train or for an adapter to be added to: with a head of its own for the horizon
     where none was published. `facts` is a resolved request, or the manifest of an artifact that it ended in.
     """
-    model.fit_to(spec.tuned_length(int(facts["prediction_length"])), seed=int(facts["seed"]))
+    if not Setting.of(facts).reconstructs(spec):
+        model.fit_to(spec.tuned_length(int(facts["prediction_length"])), seed=int(facts["seed"]))
     return model
 
 

@@ -99,15 +99,10 @@ class BackboneSource:
     def __call__(self, batch: WindowBatch, prediction_length: int) -> Answer:
         with torch.inference_mode():
             context = torch.from_numpy(batch.context).to(self.device)
-            points, quantiles = self._roll(context, prediction_length)
-        loc, scale = batch.loc[:, None], batch.scale[:, None]
-        point = points.double().cpu().numpy() * scale + loc
-        if quantiles is None:
-            return Answer(point=point, quantiles=None, levels=(), point_kind=self.point_kind)
-        spread = quantiles.double().cpu().numpy() * scale[:, None] + loc[:, None]
-        return Answer(point=point, quantiles=spread, levels=self.levels, point_kind=self.point_kind)
+            point, quantiles = self.roll(context, prediction_length)
+        return in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
 
-    def _roll(self, context: Tensor, prediction_length: int) -> tuple[Tensor, Tensor | None]:
+    def roll(self, context: Tensor, prediction_length: int) -> tuple[Tensor, Tensor | None]:
         """`context` [B, T] → point [B, H], quantiles [B, Q, H] or None, all scaled."""
         points: list[Tensor] = []
         quantiles: list[Tensor] = []
@@ -123,6 +118,18 @@ class BackboneSource:
             context = torch.cat([context, said.point[:, :used]], dim=1)
             done += used
         return torch.cat(points, dim=1), torch.cat(quantiles, dim=2) if quantiles else None
+
+
+def in_units(
+    point: Tensor, quantiles: Tensor | None, batch: WindowBatch, *, levels: tuple[float, ...], point_kind: str
+) -> Answer:
+    """Scaled `point` [B, H] and `quantiles` [B, Q, H] in the user's units."""
+    loc, scale = batch.loc[:, None], batch.scale[:, None]
+    said = point.double().cpu().numpy() * scale + loc
+    if quantiles is None:
+        return Answer(point=said, quantiles=None, levels=(), point_kind=point_kind)
+    spread = quantiles.double().cpu().numpy() * scale[:, None] + loc[:, None]
+    return Answer(point=said, quantiles=spread, levels=levels, point_kind=point_kind)
 
 
 class RivalSource:
@@ -166,6 +173,11 @@ class Forecaster:
         self.calibration = calibration
         """What a job stored for this source; None where nothing was calibrated."""
         self._source, self._context_length, self._period = source, context_length, period
+
+    @property
+    def network(self) -> Backbone | None:
+        """None of rivals."""
+        return self._source.model if isinstance(self._source, BackboneSource) else None
 
     @classmethod
     def open(

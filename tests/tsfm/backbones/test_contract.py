@@ -140,7 +140,7 @@ class TestPredict:
         block = case.spec.block_length(case.native if case.spec.random_head else None)
         source = BackboneSource(case.model, block_length=block, context_length=context_length, cut_from_block=False)
         with torch.inference_mode():
-            point, _ = source._roll(x, case.beyond)
+            point, _ = source.roll(x, case.beyond)
             torch.testing.assert_close(point, case.model.predict(x, case.beyond).point, **CLOSE)
 
     def test_the_same_answer_every_time_whatever_the_global_generator(self, case: Case) -> None:

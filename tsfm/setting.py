@@ -1,0 +1,134 @@
+"""How the task of a job asks its networks: for which steps, shown what. Torch-free.
+
+A forecast sees what came before. A gap (imputation, and scoring by reconstruction) is seen from both sides: then
+`context_length` steps are shown before it and as many behind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tsfm.errors import ConfigError, UnknownName
+from tsfm.spec import FILL_RIVALS, RIVALS, SCORINGS, BackboneSpec, Scoring, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    task: Task
+    scoring: Scoring | None
+    """How points are scored; None of other tasks."""
+    prediction_length: int
+    """Steps of one forecast, of one scored block, or of the longest gap."""
+    context_length: int
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """Of a resolved request, or of the manifest of an artifact that it ended in."""
+        return cls(
+            task=facts.get("task", "forecast"),
+            scoring=facts.get("scoring"),
+            prediction_length=int(facts["prediction_length"]),
+            context_length=int(facts.get("context_length", 0)),
+        )
+
+    @property
+    def is_two_sided(self) -> bool:
+        return self.task == "imputation" or self.scoring == "reconstruction"
+
+    @property
+    def after_length(self) -> int:
+        """Steps shown behind a gap."""
+        return self.context_length if self.is_two_sided else 0
+
+    @property
+    def gaps_vary(self) -> bool:
+        """Whether gaps of every length up to `prediction_length` are trained and calibrated."""
+        return self.task == "imputation"
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        return FILL_RIVALS if self.is_two_sided else RIVALS
+
+    @property
+    def seasonal_rival(self) -> str:
+        return "seasonal_fill" if self.is_two_sided else "seasonal_naive"
+
+    def reconstructs(self, spec: BackboneSpec) -> bool:
+        """Whether gaps are filled natively, by the published head; else by forecasts from both sides."""
+        return self.is_two_sided and spec.reconstructs
+
+    def draws_head(self, spec: BackboneSpec) -> bool:
+        """Whether a forecasting head is drawn, since none was published."""
+        return spec.random_head and not self.reconstructs(spec)
+
+
+def side_length(spec: BackboneSpec, prediction_length: int) -> int:
+    """Most steps a natively reconstructing network can be shown on each side of a gap of `prediction_length`: whole
+    patches, and one at least."""
+    room = (spec.context_length - prediction_length) // 2
+    return max(room // spec.patch_length, 1) * spec.patch_length
+
+
+def longest_gap(spec: BackboneSpec) -> int:
+    """Steps of a gap that leaves a patch on each side of it; of networks that forecast from both sides, their longest
+    forecast."""
+    if spec.reconstructs:
+        return spec.context_length - 2 * spec.patch_length
+    return spec.max_prediction_length
+
+
+def scoring_for(spec: BackboneSpec, prediction_length: int) -> Scoring:
+    """The backbone's own way of scoring blocks of so many steps: the first that fits."""
+    for scoring in spec.scorings:
+        if fits(spec, scoring, prediction_length):
+            return scoring
+    return "forecast"
+
+
+def fits(spec: BackboneSpec, scoring: Scoring, prediction_length: int) -> bool:
+    """Whether blocks of `prediction_length` steps can be scored so."""
+    if scoring == "every_patch":
+        return prediction_length % spec.patch_length == 0
+    if scoring == "reconstruction":
+        return prediction_length <= longest_gap(spec)
+    return prediction_length <= spec.max_prediction_length
+
+
+def longest_block(setting: Setting, spec: BackboneSpec) -> int:
+    """The longest `prediction_length` in this setting."""
+    return longest_gap(spec) if setting.is_two_sided else spec.max_prediction_length
+
+
+def context_limit(setting: Setting, spec: BackboneSpec) -> int:
+    """Most steps of history: a window around a gap, or one of patches with those that are scored, must fit whole."""
+    if setting.reconstructs(spec):
+        return side_length(spec, setting.prediction_length)
+    if setting.scoring == "every_patch":
+        return max(spec.context_length - setting.prediction_length, spec.patch_length)
+    return spec.context_length
+
+
+def check_scoring(scoring: str | None, task: str, spec: BackboneSpec) -> None:
+    """That this way of scoring exists, belongs to the task, and is one the backbone has."""
+    if scoring is None:
+        return
+    if task != "anomaly_detection":
+        raise ConfigError(f"scoring belongs to anomaly_detection, not to {task}: leave it out.", param="scoring")
+    if scoring not in SCORINGS:
+        raise UnknownName("scoring", str(scoring), SCORINGS, param="scoring")
+    if scoring not in spec.scorings:
+        raise ConfigError(
+            f"{spec.name} cannot score by {scoring!r}; it can by: {', '.join(spec.scorings)}.",
+            param="scoring",
+            code="unsupported_scoring",
+        )
+
+
+def check_block(setting: Setting, spec: BackboneSpec) -> None:
+    """That blocks of `prediction_length` steps can be scored so."""
+    if setting.scoring is not None and not fits(spec, setting.scoring, setting.prediction_length):
+        raise ConfigError(
+            f"{spec.name} scores whole patches of {spec.patch_length} steps in one pass: give a prediction_length of "
+            f'{spec.patch_length} or a multiple of it, or "scoring": "forecast".',
+            param="prediction_length",
+        )
