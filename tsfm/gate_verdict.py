@@ -7,10 +7,12 @@ from typing import Any
 
 from tsfm import catalog
 from tsfm.gate import INCUMBENT, MIN_HORIZON_BLOCKS, ZERO_SHOT, Comparison, Gate
+from tsfm.metrics import PINBALL
 
 PASSED, INSUFFICIENT, UNBEATEN = "passed", "insufficient_evidence", "not_beaten"
 ALARMS = "false_alarms"
 RIVALS = (*catalog.RIVALS, *catalog.FILL_RIVALS)
+WORDS = {PINBALL: "pinball loss"}
 ALARM_TOLERANCE = 0.5
 """Share of the nominal rate that the measured one may be off (evaluation.md §3)."""
 
@@ -172,7 +174,7 @@ class _Sentence:
         return f"{100 * self._gate.level:.4g} % interval of the gain {low:.1f} to {high:.1f} %"
 
     def _against(self, found: Comparison) -> str:
-        name, metric = self._words[found.name], self._gate.metric.upper()
+        name, metric = self._words[found.name], WORDS.get(self._gate.metric, self._gate.metric.upper())
         if found.period is not None and found.periods:
             name = f"{name} at period {found.period}"
         if found.gain is None:

@@ -15,15 +15,14 @@ from tsfm import null
 from tsfm.errors import Cancelled
 from tsfm.evaluate import Asked, never_stop
 from tsfm.gate_verdict import FalseAlarms
-from tsfm.null import Null, Raw, raw_scores
+from tsfm.joint import aggregate
+from tsfm.null import EDGE, TOGETHER, Null, Raw, raw_scores
 from tsfm.series.windows import Around, WindowBatch, Windows, place_hash
 from tsfm.tasks.forecast import BATCH_SIZE, Answer, Source
 
 Floats = NDArray[np.float64]
 LEVELS = (90.0, 99.0)
 """At which false alarms are counted; the gate asks about the last one."""
-EDGE = ":edge"
-"""Ends the name of a null of blocks without anything behind them."""
 
 
 def raw_of(source: Source, batch: WindowBatch, values: Floats) -> Raw:
@@ -65,10 +64,28 @@ def fit_nulls(
     nulls: dict[str, Null] = {}
     for name, asked in sources.items():
         for ending, shown in variants(windows).items():
-            made = null.fitted(scores_on(asked, shown, should_stop=should_stop))
-            if made is not None:
-                nulls[f"{name}{ending}"] = made
+            raw = scores_on(asked, shown, should_stop=should_stop)
+            made = null.fitted(raw)
+            if made is None:
+                continue
+            nulls[f"{name}{ending}"] = made
+            if not ending and (joint := _together(made, raw, windows)) is not None:
+                nulls[f"{name}{TOGETHER}"] = joint
     return nulls
+
+
+def _together(own: Null, raw: Floats, windows: Windows) -> Null | None:
+    """The null of all series as one system (tsfm.joint), over the moments that every one of them has; None where they
+    share no clock."""
+    frame = windows.frame
+    if len(frame) < 2 or len(set(frame.starts.tolist())) > 1 or len(set(frame.lengths.tolist())) > 1:
+        return None
+    origins, number = np.unique(windows.origin, return_counts=True)
+    whole = np.isin(windows.origin, origins[number == len(frame)])
+    order = np.lexsort((windows.series[whole], windows.origin[whole]))
+    scores = own.in_units(raw, np.broadcast_to(np.arange(raw.shape[1]), raw.shape))[whole][order]
+    moments = scores.reshape(-1, len(frame), raw.shape[1]).swapaxes(0, 1).reshape(len(frame), -1)
+    return null.fitted(aggregate(moments)[:, None])
 
 
 def variants(windows: Windows) -> dict[str, Windows]:
@@ -112,16 +129,15 @@ def report(
 def _on_test(known: Null, asked: Asked, test: Windows, should_stop: Callable[[], str | None]) -> dict[str, Any]:
     raw = scores_on(asked, test, should_stop=should_stop)
     step = np.arange(raw.shape[1])
-    scores = known.in_units(raw, np.broadcast_to(step, raw.shape))
-    place = place_hash(np.repeat(test.series, len(step)), (test.origin[:, None] + step).ravel()).reshape(raw.shape)
+    scores = known.in_units(raw, np.broadcast_to(step, raw.shape)).ravel()
+    place = place_hash(np.repeat(test.series, len(step)), (test.origin[:, None] + step).ravel())
+    found = {level: known.p_values(scores, null.uniforms(place), level=level) for level in LEVELS}
     rates: dict[str, float | None] = {}
-    observed = ~np.isnan(scores)
-    for level in LEVELS:
-        p = known.p_values(scores, null.uniforms(place), level=level)
-        above = null.shown_scores(p[observed], level=level) > 1.0
-        rates[f"{level:g}"] = float(above.mean()) if observed.any() else None
-    drift = null.drift(scores.ravel(), known, block=2 * test.prediction_length)
-    return {"false_alarms": rates, "drift": drift}
+    for level, p in found.items():
+        observed = p[~np.isnan(p)]
+        above = null.shown_scores(observed, level=level) > 1.0
+        rates[f"{level:g}"] = float(above.mean()) if len(observed) else None
+    return {"false_alarms": rates, "drift": null.drift(found[LEVELS[0]], block=2 * test.prediction_length)}
 
 
 def alarms_of(facts: Mapping[str, Any] | None) -> FalseAlarms | None:

@@ -28,6 +28,8 @@ from tsfm.errors import ArtifactError
 
 Floats = NDArray[np.float64]
 FILE = "null.safetensors"
+EDGE, TOGETHER = ":edge", ":together"
+"""Endings of the names of other nulls of a source: of blocks without anything behind them, of all series together."""
 MAX_SCORES = 65_536
 """Null scores that are kept; of more, evenly spaced ranks."""
 MIN_SCORES = 20
@@ -198,16 +200,16 @@ def uniforms(hashes: NDArray[np.uint64]) -> Floats:
     return u
 
 
-def drift(scores: Floats, null: Null, *, block: int) -> dict[str, Any]:
-    """How far `scores` (in units, in order of time) are from the null: the share beyond its 90 % line.
+def drift(p_values: Floats, *, block: int) -> dict[str, Any]:
+    """How far p-values, in order of time, are from uniform: the share below a tenth.
 
-    `drifted` where that is more than three standard errors from a tenth; the error is that of means over blocks of
-    `block` points, since neighbours move together. None for both without two blocks.
+    `drifted` where that is more than three standard errors, and more than 0.05, from a tenth; the error is that of
+    means over blocks of `block` points, since neighbours move together. None for both without two blocks.
     """
-    known = scores[~np.isnan(scores)]
+    known = p_values[~np.isnan(p_values)]
     if not len(known):
         return {"points": 0, "share_beyond_90": None, "standard_error": None, "drifted": None}
-    beyond = (known > null.threshold(90.0)).astype(np.float64)
+    beyond = (known < 0.1).astype(np.float64)
     num_blocks = len(beyond) // max(block, 1)
     error = None
     if num_blocks >= 2:

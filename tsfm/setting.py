@@ -6,10 +6,17 @@ A forecast sees what came before. A gap (imputation, and scoring by reconstructi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tsfm.errors import ConfigError, UnknownName
 from tsfm.spec import FILL_RIVALS, RIVALS, SCORINGS, BackboneSpec, Scoring, Task
+
+RIVAL_CONTEXT = 512
+"""Steps a rival averages over when no job said otherwise; temper-tiny's context."""
+UNTUNED_CONTEXT = 2_048
+"""Most steps that a network is shown around or before each block where no job said otherwise."""
+SHORTEST_BLOCK, LONGEST_BLOCK = 12, 96
+"""Bounds of the default block of points that are scored at once, which is one season."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +139,58 @@ def check_block(setting: Setting, spec: BackboneSpec) -> None:
             f'{spec.patch_length} or a multiple of it, or "scoring": "forecast".',
             param="prediction_length",
         )
+
+
+def tuned_setting(
+    name: str, facts: Mapping[str, Any], task: Task, *, scoring: str | None = None, prediction_length: int | None = None
+) -> Setting:
+    """Of a manifest; `ConfigError` where it was made for another task, or another setting is asked for."""
+    setting = Setting.of(facts)
+    if setting.task != task:
+        raise ConfigError(
+            f"This model was tuned for {setting.task}, not for {task}: use one that was, or the backbone {name!r} "
+            "itself.",
+            param="model",
+            code="wrong_task",
+        )
+    if scoring not in (None, setting.scoring):
+        raise ConfigError(
+            f"This model was tuned and calibrated to score by {setting.scoring!r}: leave scoring out.", param="scoring"
+        )
+    if prediction_length not in (None, setting.prediction_length):
+        raise ConfigError(
+            f"This model was tuned and calibrated for blocks of {setting.prediction_length} steps: leave "
+            "prediction_length out.",
+            param="prediction_length",
+        )
+    return setting
+
+
+def scoring_setting(
+    spec: BackboneSpec | None, season: int, *, scoring: str | None, prediction_length: int | None
+) -> Setting:
+    """Of what no job tuned (None: a rival): one season is scored at once where the source can."""
+    wanted = prediction_length or min(max(season, SHORTEST_BLOCK), LONGEST_BLOCK)
+    if spec is None:
+        if scoring not in (None, "forecast"):
+            raise ConfigError('A rival scores by "forecast" alone: leave scoring out.', param="scoring")
+        return Setting(
+            task="anomaly_detection", scoring="forecast", prediction_length=wanted, context_length=RIVAL_CONTEXT
+        )
+    check_scoring(scoring, "anomaly_detection", spec)
+    if prediction_length is None and (scoring or spec.scorings[0]) == "every_patch":
+        wanted = -(-wanted // spec.patch_length) * spec.patch_length
+    chosen = cast("Scoring | None", scoring) or scoring_for(spec, wanted)
+    setting = Setting(task="anomaly_detection", scoring=chosen, prediction_length=wanted, context_length=0)
+    longest = longest_block(setting, spec)
+    if wanted > longest:
+        raise ConfigError(
+            f"{spec.name} scores at most {longest} steps at once, not {wanted}.", param="prediction_length"
+        )
+    check_block(setting, spec)
+    return Setting(
+        task=setting.task,
+        scoring=setting.scoring,
+        prediction_length=wanted,
+        context_length=min(context_limit(setting, spec), UNTUNED_CONTEXT),
+    )

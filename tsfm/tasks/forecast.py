@@ -7,7 +7,7 @@ Shapes: S series, H steps, Q levels. Numbers leave in the user's units and float
 was made: any number of threads may call `predict` on one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -28,15 +28,17 @@ from tsfm.calibration import TUNED, Calibration, Spread, from_bytes
 from tsfm.configs import PRETRAINED
 from tsfm.device import default_device
 from tsfm.errors import ConfigError, UnknownName, WeightsError
+from tsfm.null import EDGE, TOGETHER, Null
+from tsfm.null import FILE as NULL_FILE
+from tsfm.null import from_bytes as nulls_from_bytes
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import WindowBatch, tail
+from tsfm.setting import RIVAL_CONTEXT
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 64
 """Series of one forward pass. On a CPU larger ones cost more for each: their activations are mapped anew every time."""
-DEFAULT_RIVAL_CONTEXT = 512
-"""Steps a rival averages over when no job said otherwise; temper-tiny's context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,7 @@ class Forecaster:
         manifest: dict[str, Any] | None = None,
         period: int | None = None,
         calibration: Calibration | None = None,
+        nulls: dict[str, Null] | None = None,
     ) -> None:
         self.name = name
         self.digest = digest
@@ -172,7 +175,11 @@ class Forecaster:
         self.max_prediction_length = max_prediction_length
         self.calibration = calibration
         """What a job stored for this source; None where nothing was calibrated."""
-        self._source, self._context_length, self._period = source, context_length, period
+        self.nulls = nulls or {}
+        """What a job measured of normal points for this source (tsfm.null), by ending; of other tasks nothing."""
+        self.period = period
+        """Of a seasonal rival, where a job named one."""
+        self._source, self._context_length = source, context_length
 
     @property
     def network(self) -> Backbone | None:
@@ -210,6 +217,7 @@ class Forecaster:
             digest=artifact.digest,
             manifest=facts,
             calibration=stored_calibrations(artifact).get(TUNED),
+            nulls=nulls_for(TUNED, stored_nulls(artifact)),
         )
 
     @classmethod
@@ -250,12 +258,13 @@ class Forecaster:
     @classmethod
     def rival(cls, name: str, *, period: int | None = None, context_length: int | None = None) -> Self:
         """A plain forecaster; `period` defaults to the season of the frame's frequency."""
-        if name not in catalog.RIVALS:
-            raise UnknownName("rival", name, catalog.RIVALS, param="model")
+        known = (*catalog.RIVALS, *catalog.FILL_RIVALS)
+        if name not in known:
+            raise UnknownName("rival", name, known, param="model")
         return cls(
             name=name,
             source=None,
-            context_length=context_length or DEFAULT_RIVAL_CONTEXT,
+            context_length=context_length or RIVAL_CONTEXT,
             prediction_length=None,
             max_prediction_length=None,
             period=period,
@@ -326,7 +335,7 @@ class Forecaster:
         """What answers for this frame, and how many steps of history it looks at."""
         if self._source is not None:
             return self._source, self._context_length
-        period = self._period or frequencies.parse(frame.freq).season
+        period = self.period or frequencies.parse(frame.freq).season
         needed = rivals.history_needed(self.name, context_length=self._context_length, period=period)
         return RivalSource(self.name, period=period), needed
 
@@ -384,6 +393,17 @@ def stored_calibrations(artifact: Artifact) -> dict[str, Calibration]:
     """What the job that made the artifact calibrated, by source; empty for checkpoints and artifacts of 0.1."""
     path = artifact.path / CALIBRATION_FILE
     return from_bytes(path.read_bytes()) if path.is_file() else {}
+
+
+def stored_nulls(artifact: Artifact) -> dict[str, Null]:
+    """What the job that made the artifact measured of normal points, by source; empty for other tasks."""
+    path = artifact.path / NULL_FILE
+    return nulls_from_bytes(path.read_bytes()) if path.is_file() else {}
+
+
+def nulls_for(name: str, stored: Mapping[str, Null]) -> dict[str, Null]:
+    """Those of one source by ending: its own (""), its last block's, and that of all series together."""
+    return {end: stored[f"{name}{end}"] for end in ("", EDGE, TOGETHER) if f"{name}{end}" in stored}
 
 
 def _spread(answer: Answer, rows: WindowBatch, levels: tuple[float, ...], calibration: Calibration | None) -> Spread:
