@@ -19,6 +19,10 @@ from tests.data import data_path, data_root
 FOLDER = ROOT / "benchmarks"
 HELPERS = {
     "__main__",
+    "anomaly_baselines",
+    "anomaly_metrics",
+    "anomaly_sets",
+    "bootstrap",
     "common",
     "sets",
     "trainers",
