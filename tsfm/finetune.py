@@ -21,9 +21,10 @@ from tsfm.backbones.base import Backbone
 from tsfm.backbones.start import base_of
 from tsfm.backbones.weights import Base
 from tsfm.device import default_device, facts
-from tsfm.evaluate import TUNED, Asked
+from tsfm.evaluate import TUNED, ZERO_SHOT
 from tsfm.incumbent import Incumbent, judged_until
 from tsfm.methods.base import Export, Method
+from tsfm.mixing import best_share
 from tsfm.prepare import Data, all_history, prepare
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.refit import Refitted, train_on_all
@@ -33,7 +34,7 @@ from tsfm.search import Outcome, Search
 from tsfm.series.frame import SeriesFrame
 from tsfm.setting import Setting
 from tsfm.tasks.forecast import Source
-from tsfm.tasks.sources import network_source
+from tsfm.tasks.sources import FillSource, network_source
 
 __all__ = ["FinetuneRequest", "FinetuneResult", "Progress", "run"]
 
@@ -221,9 +222,15 @@ class _Job:
         """Validation decides, calibration sets intervals and nulls, test says; with what of it the manifest holds."""
         data, should_stop = self.data, self.should_stop
         self.reporter.phase("evaluating")
-        source = tuned_source(outcome.model, self.resolved, self.spec)
-        tuned = Asked(source=source, context_length=int(self.resolved["context_length"]))
-        contest = judge.contest(data.blocks, tuned, self.zero_shot, self.base)
+        setting = Setting.of(self.resolved)
+        shares: dict[str, Any] = {}
+        networks = {
+            TUNED: tuned_source(outcome.model, self.resolved, self.spec),
+            ZERO_SHOT: network_source(self.zero_shot, self.spec, setting, tuned=False),
+        }
+        if setting.task == "imputation":
+            networks, shares = self._mixed(networks)
+        contest = judge.contest(data.blocks, networks, self.base)
         choice = judge.choose(contest, should_stop=should_stop)
         sources = choice.contest.sources
         fitted = Fitted(calibrations=calibrate.fit_all(sources, data.calibration, should_stop=should_stop))
@@ -249,7 +256,18 @@ class _Job:
         )
         if held is not None and detection is not None:
             held = {**held, "detection": detection}
-        return judged, {**judge.facts(choice, judged), "calibration": held}, fitted
+        return judged, {**judge.facts(choice, judged), "calibration": held, **shares}, fitted
+
+    def _mixed(self, networks: Mapping[str, Source]) -> tuple[dict[str, Source], dict[str, Any]]:
+        """The networks with the share of the plain fill that validation gives each; and the manifest's `fill`."""
+        mixed: dict[str, Source] = {}
+        shares: dict[str, float] = {}
+        for name, source in networks.items():
+            assert isinstance(source, FillSource), "gaps are filled"
+            seasonal = source.mixed(0.0, period=self.data.scales.season)
+            shares[name] = best_share(seasonal, self.data.validation, should_stop=self.should_stop)
+            mixed[name] = seasonal.mixed(shares[name])
+        return mixed, {"fill": {"period": self.data.scales.season, "shares": shares}}
 
     def write(
         self,
@@ -297,7 +315,8 @@ class _Job:
         search = self._search(Search, history, {**made.chosen, "budget_seconds": None})
         second = train_on_all(outcome, search, like=self.data.train)
         where = self.out_dir.with_name(f"{self.out_dir.name}-refit")
-        redone = self.write(second, where, {**judge.UNJUDGED, "refit_of": made.digest}, data=history)
+        kept = {name: made.manifest[name] for name in ("fill",) if name in made.manifest}
+        redone = self.write(second, where, {**judge.UNJUDGED, **kept, "refit_of": made.digest}, data=history)
         self.clock.lap("refitting_seconds")
         return Refitted(digest=redone.digest, out_dir=where, manifest=redone.manifest)
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from tsfm import catalog, gate_verdict
-from tsfm.backbones.base import Backbone
 from tsfm.backbones.weights import Base
 from tsfm.calibration import Calibration, source_name
 from tsfm.evaluate import ROUTED, TUNED, ZERO_SHOT, Asked, measure, measure_routed, rival
@@ -26,11 +25,11 @@ from tsfm.metrics import PINBALL, Scales, WindowErrors
 from tsfm.routes import Routes, combine, decide
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
-from tsfm.series.windows import Around, Windows
+from tsfm.series.windows import Windows
 from tsfm.setting import Setting
-from tsfm.tasks.forecast import Forecaster
+from tsfm.tasks.forecast import Forecaster, Source
 from tsfm.tasks.routed import open_routed
-from tsfm.tasks.sources import network_source, source_of
+from tsfm.tasks.sources import source_of
 
 NO_TEST = "There are no test windows, so nothing was judged"
 
@@ -115,15 +114,17 @@ class Judged:
     """None where the test block was given up."""
 
 
-def contest(blocks: Blocks, tuned: Asked, zero_shot: Backbone, base: Base) -> Contest:
-    """The tuned source against `zero_shot`, `base` as its task's route asks it, and the rivals."""
+def contest(blocks: Blocks, networks: Mapping[str, Source], base: Base) -> Contest:
+    """The tuned source against zero-shot, each as its task's route asks it, and the rivals."""
     setting, context = blocks.setting, blocks.validation.context_length
     seasonal = setting.seasonal_rival
-    whole = network_source(zero_shot, base.spec, setting, tuned=False)
     shown = base.spec.context_length if setting.task == "forecast" else context
     return Contest(
         blocks=blocks,
-        networks={TUNED: tuned, ZERO_SHOT: Asked(source=whole, context_length=shown)},
+        networks={
+            TUNED: Asked(source=networks[TUNED], context_length=context),
+            ZERO_SHOT: Asked(source=networks[ZERO_SHOT], context_length=shown),
+        },
         seasonal={p: rival(seasonal, context_length=context, period=p) for p in blocks.periods},
         plain={name: rival(name, context_length=context) for name in setting.rivals if name != seasonal},
         unserved=frozenset() if base.is_pretrained else frozenset({ZERO_SHOT}),
@@ -259,14 +260,9 @@ def _as_it_serves(
     assert forecaster.manifest is not None, "artifacts have one"
     setting = Setting.of(forecaster.manifest)
     source = source_of(forecaster, catalog.backbone(forecaster.name), setting)
-    if windows.around is not None and setting.is_two_sided:
-        around = replace(windows.around, length=setting.after_length)
-        windows = replace(windows, around=around)
-    elif windows.around is not None:
-        windows = replace(windows, around=None)
-    elif setting.is_two_sided:
-        limits = blocks.split.block(Block.TEST)[1]
-        windows = replace(windows, around=Around(length=setting.after_length, limits=limits))
+    around = setting.around(blocks.scales.season)
+    limits = blocks.split.block(Block.TEST)[1]
+    windows = replace(windows, around=None if around is None else around(limits))
     asked = Asked(source=source, context_length=setting.context_length)
     calibration = forecaster.calibration if blocks.test_metric == PINBALL else None
     return measure(asked, windows, blocks.scales, calibration=calibration, should_stop=should_stop)

@@ -45,7 +45,8 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         patch_length=spec.patch_length,
         with_test=resolved["with_test"],
     )
-    setting = Setting.of(resolved)
+    setting, frequency = Setting.of(resolved), frequencies.parse(frame.freq)
+    around = setting.around(frequency.season)
     caps = {**dataclasses.asdict(TrainConfig()), **resolved["hyperparameters"]}
 
     def windows(block: Block, length: int, cap: str) -> Windows:
@@ -57,8 +58,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
             context_length=context_length,
             prediction_length=length,
             max_windows=most,
-            after_length=setting.after_length,
-            gaps_vary=setting.gaps_vary,
+            around=around,
         )
 
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
@@ -73,7 +73,6 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
             "Give series with fewer missing values.",
             code="no_training_windows",
         )
-    frequency = frequencies.parse(frame.freq)
     share = zero_share(frame, blocks)
     scales = scales_of(frame, blocks, season=frequency.season)
     metric = resolved["metric"] or default_metric(share)

@@ -8,6 +8,7 @@ every window is seen as often, at the same learning rates, as on the way to the 
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def whole(split: Split) -> Split:
 
 def windows_of(frame: SeriesFrame, split: Split, like: Windows, *, max_windows: int) -> Windows:
     """Training windows over all of `split` (which is `whole`), as long as those of `like`."""
+    shape = like.around
     return cut(
         frame,
         split,
@@ -47,8 +49,7 @@ def windows_of(frame: SeriesFrame, split: Split, like: Windows, *, max_windows: 
         context_length=like.context_length,
         prediction_length=like.prediction_length,
         max_windows=max_windows,
-        after_length=0 if like.around is None else like.around.length,
-        gaps_vary=like.around is not None and like.around.vary,
+        around=None if shape is None else partial(dataclasses.replace, shape),
     )
 
 

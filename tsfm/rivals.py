@@ -10,6 +10,8 @@ from tsfm.catalog import FILL_RIVALS, RIVALS, SEASONAL_RIVALS
 from tsfm.errors import UnknownName
 
 Floats = NDArray[np.floating]
+GUESS_SEASONS = 8
+"""Seasons on each side that `completed` looks through."""
 SEASONS = 3
 """Seasons of history `seasonal_naive` looks back through for an observed value of the same phase."""
 
@@ -86,25 +88,66 @@ def linear_fill(context: Floats, after: Floats, gap: NDArray[np.int64], horizon:
 def seasonal_fill(context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, period: int) -> Floats:
     """[B, H]: the mean of the nearest observed values of the same phase on both sides, looked for as many seasons away
     as the gap has and `SEASONS` more; one side's alone, or the line, where there are none."""
-    b, begin = context.shape
-    seen = np.full((b, begin + horizon + after.shape[1]), np.nan, dtype=context.dtype)
-    seen[:, :begin] = context
-    place = begin + gap[:, None] + np.arange(after.shape[1])[None, :]
-    np.put_along_axis(seen, place, after, axis=1)
+    seen, begin = _seen(context, after, gap, horizon), context.shape[1]
     at = begin + np.arange(horizon)
+    mean = _same_phase(seen, at, period=period, seasons=SEASONS + -(-horizon // period))
+    filled: Floats = np.where(np.isnan(mean), linear_fill(context, after, gap, horizon), mean)
+    return filled
+
+
+def completed(
+    context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, *, period: int
+) -> tuple[Floats, Floats]:
+    """`context` [B, T] and `after` [B, A] with a first guess of what is missing between their observed points.
+
+    The guess is the mean of the nearest values of the same phase within `GUESS_SEASONS`, else the line between
+    neighbours; it looks at no value of the gap. Networks fill a gap better beside a rough guess of the others than
+    beside their absence (docs/benchmarks.md). What stands before the first observed point or behind the last one stays
+    missing.
+    """
+    seen, begin = _seen(context, after, gap, horizon), context.shape[1]
+    missing = np.isnan(seen)
+    steps = np.arange(seen.shape[1])
+    inside = (steps < begin) | (steps >= begin + gap[:, None])
+    known = ~missing
+    first, last = known.argmax(axis=1), seen.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
+    wanted: NDArray[np.bool_] = missing & inside & (steps > first[:, None]) & (steps < last[:, None])
+    wanted[~known.any(axis=1)] = False
+    if not wanted.any():
+        return context, after
+    guess = np.full_like(seen, np.nan)
+    if period > 1:
+        guess = _same_phase(seen, steps, period=period, seasons=GUESS_SEASONS)
+    for row in np.flatnonzero((wanted & np.isnan(guess)).any(axis=1)).tolist():
+        line = np.interp(steps, steps[known[row]], seen[row, known[row]])
+        guess[row] = np.where(np.isnan(guess[row]), line, guess[row])
+    whole = np.where(wanted, guess, seen).astype(context.dtype)
+    place = begin + gap[:, None] + np.arange(after.shape[1])[None, :]
+    return np.ascontiguousarray(whole[:, :begin]), np.take_along_axis(whole, place, axis=1)
+
+
+def _seen(context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int) -> Floats:
+    """[B, T + H + A]: `context`, NaN for each row's gap, `after`, NaN."""
+    begin = context.shape[1]
+    seen = np.full((len(context), begin + horizon + after.shape[1]), np.nan, dtype=context.dtype)
+    seen[:, :begin] = context
+    np.put_along_axis(seen, begin + gap[:, None] + np.arange(after.shape[1])[None, :], after, axis=1)
+    return seen
+
+
+def _same_phase(seen: Floats, at: NDArray[np.int64], *, period: int, seasons: int) -> Floats:
+    """[B, len(at)] mean of the nearest observed values whole periods before and after; one of them; or NaN."""
     found = []
     for sign in (-1, 1):
-        side = np.full((b, horizon), np.nan, dtype=context.dtype)
-        for k in range(1, SEASONS + -(-horizon // period) + 1):
+        side = np.full((len(seen), len(at)), np.nan, dtype=seen.dtype)
+        for k in range(1, seasons + 1):
             source = at + sign * k * period
             inside = (source >= 0) & (source < seen.shape[1])
             values = np.where(inside, seen[:, np.where(inside, source, 0)], np.nan)
             side = np.where(np.isnan(side), values, side)
         found.append(side)
     before, behind = found
-    mean = np.where(np.isnan(before), behind, np.where(np.isnan(behind), before, (before + behind) / 2))
-    filled: Floats = np.where(np.isnan(mean), linear_fill(context, after, gap, horizon), mean)
-    return filled
+    return np.where(np.isnan(before), behind, np.where(np.isnan(behind), before, (before + behind) / 2))
 
 
 def _nearest(side: Floats) -> tuple[Floats, NDArray[np.int64]]:

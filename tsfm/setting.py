@@ -4,11 +4,15 @@ A forecast sees what came before. A gap (imputation, and scoring by reconstructi
 `context_length` steps are shown before it and as many behind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tsfm.errors import ConfigError, UnknownName
+from tsfm.series.windows import Around
 from tsfm.spec import FILL_RIVALS, RIVALS, SCORINGS, BackboneSpec, Scoring, Task
 
 RIVAL_CONTEXT = 512
@@ -42,15 +46,19 @@ class Setting:
     def is_two_sided(self) -> bool:
         return self.task == "imputation" or self.scoring == "reconstruction"
 
-    @property
-    def after_length(self) -> int:
-        """Steps shown behind a gap."""
-        return self.context_length if self.is_two_sided else 0
+    def around(self, season: int) -> Callable[[NDArray[np.int64]], Around] | None:
+        """How windows around gaps are cut, given the ends of their block; None where nothing is shown behind a target.
 
-    @property
-    def gaps_vary(self) -> bool:
-        """Whether gaps of every length up to `prediction_length` are trained and calibrated."""
-        return self.task == "imputation"
+        Imputation trains and calibrates gaps of every length up to `prediction_length`, other gaps around them, of
+        which the network is shown a first guess.
+        """
+        if not self.is_two_sided:
+            return None
+        fills = self.task == "imputation"
+        period = season if fills else None
+        return lambda limits: Around(
+            length=self.context_length, limits=limits, period=period, vary=fills, with_others=fills
+        )
 
     @property
     def rivals(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tsfm.errors import ConfigError
+from tsfm.rivals import completed
 from tsfm.series.windows import WindowBatch
 
 
@@ -35,11 +36,14 @@ class Batch:
 
     @classmethod
     def of(cls, cut: WindowBatch, device: torch.device) -> Self:
-        """Windows as tensors on `device`."""
-        made = (None if x is None else torch.from_numpy(x).to(device) for x in (cut.after, cut.gap))
-        after, gap = made
-        context, target = torch.from_numpy(cut.context).to(device), torch.from_numpy(cut.target).to(device)
-        return cls(context=context, target=target, after=after, gap=gap)
+        """Windows as tensors on `device`; with a period, a first guess stands for what is missing around their gaps."""
+        context, after = cut.context, cut.after
+        if after is not None and cut.gap is not None and cut.period is not None:
+            context, after = completed(context, after, cut.gap, cut.target.shape[1], period=cut.period)
+        tensors = (None if x is None else torch.from_numpy(x).to(device) for x in (after, cut.gap))
+        behind, gap = tensors
+        before, target = torch.from_numpy(context).to(device), torch.from_numpy(cut.target).to(device)
+        return cls(context=before, target=target, after=behind, gap=gap)
 
     def rows(self, chosen: Tensor | slice) -> "Batch":
         """Only the rows that `chosen` names."""

@@ -238,16 +238,22 @@ class Tiny(Backbone):
         return torch.asinh((values - location) / scale)
 
     def reconstruct(self, values: Tensor, hidden: Tensor) -> Prediction:
-        """Deciles of every step of `values` [B, T], seen without the points where `hidden` [B, T] is True."""
-        out, location, scale = self._encode(values, ~values.isnan() & ~hidden)
-        quantiles = _denormalise(out, location, scale).sort(dim=1).values
+        """Deciles of every step of `values` [B, T], seen without the points where `hidden` [B, T] is True.
+
+        The mean of what it says of the window and of its mirror image: its seasonal copies look back in time, and what
+        lies between two sides repeats what came after it as much as what came before.
+        """
+        both = torch.cat([values, values.flip(1)]), torch.cat([hidden, hidden.flip(1)])
+        out, location, scale = self._encode(both[0], ~both[0].isnan() & ~both[1])
+        forth, back = _denormalise(out, location, scale).chunk(2)
+        quantiles = ((forth + back.flip(2)) / 2).sort(dim=1).values
         return Prediction(
             point=quantiles[:, self.levels.index(0.5)], point_kind="median", quantiles=quantiles, levels=self.levels
         )
 
     def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
-        """What it was pretrained with."""
-        return self.masked_loss(values, hidden)
+        """What it was pretrained with, of the window and of its mirror image."""
+        return self.masked_loss(torch.cat([values, values.flip(1)]), torch.cat([hidden, hidden.flip(1)]))
 
     def masked_loss(self, values: Tensor, hidden: Tensor, *, relative: bool = False) -> Tensor:
         """Pinball loss in the normalised space, averaged over the observed points of `values` that are hidden.

@@ -1,5 +1,6 @@
 """Windows: a context and the target that follows it, cut from a frame by index arithmetic, scaled by the context."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from tsfm.series.split import Block, Split
 
 Ints = NDArray[np.int64]
 
+OTHER_GAPS = (0.0, 0.125, 0.25, 0.375, 0.5)
+"""Shares of what is around a gap that is missing, too, where gaps vary: what published protocols hide."""
 _FLAT = 1e-13
 """No scale is below this share of the context's level: under it stands rounding, not spread."""
 _BOUND = np.float32(1e18)
@@ -37,6 +40,8 @@ class WindowBatch:
     """[B, A] of windows around gaps: what follows each gap, padded with NaN; `loc` and `scale` are of both sides."""
     gap: Ints | None = None
     """[B] steps of each gap, 1 to H: the target's first; NaN stands behind them. Given where `after` is."""
+    period: int | None = None
+    """Season of the first guess that a network is shown of what else is missing (`tsfm.rivals.completed`), or None."""
 
     def __len__(self) -> int:
         return len(self.series)
@@ -46,7 +51,7 @@ class WindowBatch:
         kept: dict[str, Any] = {}
         for f in fields(self):
             every = getattr(self, f.name)
-            kept[f.name] = None if every is None else every[begin:end]
+            kept[f.name] = every[begin:end] if isinstance(every, np.ndarray) else every
         return WindowBatch(**kept)
 
 
@@ -101,8 +106,12 @@ class Around:
     """Steps shown behind a gap."""
     limits: Ints
     """[S] one past the last point that may be shown: the end of the windows' block, so that no later block leaks."""
+    period: int | None = None
+    """Of the first guess that a network is shown of what else is missing; None: it is shown as missing."""
     vary: bool = False
-    """Gaps of 1 to H steps, drawn evenly from the window's place alone; False: all of H."""
+    """Gaps of 1 to H steps, drawn from the window's place alone; False: all of H."""
+    with_others: bool = False
+    """Hides other gaps of like length around each, drawn from the window's place alone, too."""
 
     def gaps(self, series: Ints, origin: Ints, prediction_length: int) -> Ints:
         """[B] length of each window's gap; the same whichever windows stand beside it."""
@@ -110,6 +119,18 @@ class Around:
             return np.full(len(series), prediction_length, dtype=np.int64)
         drawn = place_hash(series, origin) % np.uint64(prediction_length)
         return drawn.astype(np.int64) + 1
+
+    def others(self, series: Ints, origin: Ints, gap: Ints, place: Ints) -> NDArray[np.bool_]:
+        """[B, L] which of the points at `place` [B, L] lie in other gaps: of each window a share from `OTHER_GAPS`, in
+        runs as long as its own gap."""
+        if not self.with_others:
+            return np.zeros(place.shape, dtype=np.bool_)
+        seed = (place_hash(series, origin) >> np.uint64(34)).astype(np.int64)
+        share = np.asarray(OTHER_GAPS)[seed % len(OTHER_GAPS)]
+        run = np.where(place >= origin[:, None], place - origin[:, None], place - origin[:, None] - gap[:, None] + 1)
+        run = run // gap[:, None] + (1 << 20)
+        drawn = place_hash(np.broadcast_to(seed[:, None] & 0xFFFFF, run.shape), run)
+        return (drawn >> np.uint64(11)).astype(np.float64) / 2.0**53 < share[:, None]
 
 
 def place_hash(series: Ints, place: Ints) -> NDArray[np.uint64]:
@@ -131,15 +152,14 @@ def cut(
     prediction_length: int,
     stride: int = 1,
     max_windows: int | None = None,
-    after_length: int = 0,
-    gaps_vary: bool = False,
+    around: Callable[[Ints], Around] | None = None,
 ) -> Windows:
     """Every window whose whole target lies in the block and that has `split.min_context` points of history.
 
     `prediction_length` may be below the split's. Origins of series that share a clock fall on common timestamps, the
     last one on the block's end. With `max_windows` the stride grows until they fit; where even one per series is too
-    many, the windows are thinned evenly. With `after_length` the targets fill gaps, of which that many steps of the
-    same block are shown behind.
+    many, the windows are thinned evenly. With `around` the targets fill gaps; it is given the block's ends, since no
+    later block may be seen behind them.
     """
     first = split.first_origins(block)
     last = split.block(block)[1] - prediction_length
@@ -158,7 +178,7 @@ def cut(
         prediction_length=prediction_length,
         stride=used,
         num_dropped=0,
-        around=Around(length=after_length, limits=split.block(block)[1], vary=gaps_vary) if after_length else None,
+        around=None if around is None else around(split.block(block)[1]),
     )
     return _drop_unobserved(windows)
 
@@ -210,9 +230,12 @@ def _gather_around(
     gap = around.gaps(series, origin, raw.shape[1] - context_length) if gap is None else gap
     end = origin + gap
     behind = _take(frame, series, end, before=0, after=around.length)
-    shown = np.arange(around.length)[None, :] < (around.limits[series] - end)[:, None]
-    behind = np.where(shown, behind, np.nan)
+    after = end[:, None] + np.arange(around.length)[None, :]
+    before = origin[:, None] + np.arange(-context_length, 0)[None, :]
+    hidden = (after >= around.limits[series][:, None]) | around.others(series, origin, gap, after)
+    behind = np.where(hidden, np.nan, behind)
     context, target = raw[:, :context_length], _first(raw[:, context_length:], gap)
+    context = np.where(around.others(series, origin, gap, before), np.nan, context)
     loc, scale = _location_and_scale(np.concatenate([context, behind], axis=1))
 
     def scaled(x: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -228,15 +251,16 @@ def _gather_around(
         origin=origin,
         after=scaled(behind),
         gap=gap,
+        period=around.period,
     )
 
 
 def gaps_at(
-    frame: SeriesFrame, series: Ints, origin: Ints, gap: Ints, *, context_length: int, after_length: int
+    frame: SeriesFrame, series: Ints, origin: Ints, gap: Ints, *, context_length: int, after_length: int, period: int
 ) -> WindowBatch:
     """Windows around given gaps [B]; H is the longest of them."""
     raw = _take(frame, series, origin, before=context_length, after=int(gap.max(initial=1)))
-    around = Around(length=after_length, limits=frame.lengths)
+    around = Around(length=after_length, limits=frame.lengths, period=period)
     return _gather_around(frame, raw, series, origin, around, context_length=context_length, gap=gap)
 
 

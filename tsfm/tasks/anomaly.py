@@ -188,7 +188,7 @@ class Detector:
         if self.setting.is_two_sided:
             is_blind = chosen.start >= len(scan.series) - scan.num_blind
             limits = np.zeros_like(scan.frame.lengths) if is_blind else scan.frame.lengths
-            around = Around(length=self.setting.after_length, limits=limits)
+            around = Around(length=self.setting.context_length, limits=limits)
         batch = gather(
             scan.frame,
             scan.series[chosen],

@@ -4,6 +4,9 @@ They answer as `tsfm.tasks.forecast.BackboneSource` does, for windows that hold 
 `after` and `gap` for gaps. Shapes: B windows, T steps before, H steps asked, A steps behind, Q levels.
 """
 
+from copy import copy
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +17,7 @@ from tsfm.errors import ConfigError
 from tsfm.series.windows import WindowBatch
 from tsfm.setting import Setting
 from tsfm.spec import FILL_RIVALS, BackboneSpec
-from tsfm.tasks.forecast import Answer, BackboneSource, Forecaster, RivalSource, Source, in_units
+from tsfm.tasks.forecast import Answer, BackboneSource, Floats, Forecaster, RivalSource, Source, in_units
 
 
 class PatchSource:
@@ -39,10 +42,14 @@ class FillSource:
     """Gaps from both sides: natively where the network reconstructs, else by forecasts from each side.
 
     The two forecasts are mixed by how near each edge is: step k of a gap of g steps takes (g − k) ÷ (g + 1) of the one
-    from before it, k counted from 0, and the rest of the one from behind, level by level.
+    from before it, k counted from 0, and the rest of the one from behind, level by level. Either is moved by `share`
+    towards the plain fill of `period` (tsfm.mixing).
     """
 
-    def __init__(self, model: Backbone, *, block_length: int, context_length: int) -> None:
+    def __init__(
+        self, model: Backbone, *, block_length: int, context_length: int, share: float = 0.0, period: int = 1
+    ) -> None:
+        self.share, self.period = share, period
         self.model, self.device = model, next(model.parameters()).device
         self.one_sided = BackboneSource(
             model, block_length=block_length, context_length=context_length, cut_from_block=False
@@ -53,7 +60,23 @@ class FillSource:
         with torch.inference_mode():
             rows = Batch.of(batch, self.device)
             point, quantiles = (self._natively if self.model.reconstructs else self._by_forecasts)(rows)
-        return in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
+        answer = in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
+        if not self.share:
+            return answer
+        change = self.share * (self.plain(batch, prediction_length) - answer.point)
+        moved = None if answer.quantiles is None else answer.quantiles + change[:, None]
+        return replace(answer, point=answer.point + change, quantiles=moved)
+
+    def mixed(self, share: float, *, period: int | None = None) -> "FillSource":
+        """The same network with another share, or season, of the plain fill."""
+        other = copy(self)
+        other.share, other.period = share, period or self.period
+        return other
+
+    def plain(self, batch: WindowBatch, prediction_length: int) -> Floats:
+        """[B, H] the seasonal fill, without a season the linear one, in the user's units."""
+        name = "seasonal_fill" if self.period > 1 else "linear_fill"
+        return FillRivalSource(name, period=self.period)(batch, prediction_length).point
 
     def _natively(self, rows: Batch) -> tuple[Tensor, Tensor | None]:
         begin, horizon = rows.context.shape[1], rows.target.shape[1]
@@ -120,4 +143,8 @@ def source_of(forecaster: Forecaster, spec: BackboneSpec, setting: Setting) -> S
     """What an opened network answers with in this setting."""
     if forecaster.network is None:
         raise ConfigError(f"{forecaster.name} has no network.", param="model")
-    return network_source(forecaster.network, spec, setting, tuned=forecaster.manifest is not None)
+    source = network_source(forecaster.network, spec, setting, tuned=forecaster.manifest is not None)
+    fill = (forecaster.manifest or {}).get("fill")
+    if fill is not None and isinstance(source, FillSource):
+        return source.mixed(fill["shares"]["tuned"], period=fill["period"])
+    return source
