@@ -1,6 +1,7 @@
 """A frame cut into what trains, what decides, what calibrates and what judges."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,29 +77,8 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
     share = zero_share(frame, blocks)
     scales = scales_of(frame, blocks, season=frequency.season)
     metric = resolved["metric"] or default_metric(share)
-    report = {
-        "freq": frame.freq,
-        "season": frequency.season,
-        "num_series": len(frame),
-        "num_points": len(frame.values),
-        "num_missing": int((frame.values != frame.values).sum()),
-        "share_of_zeros": share,
-        "metric": metric,
-        "split": dict(blocks.report()),
-        "windows": {
-            name: {"num_windows": len(w), "stride": w.stride, "num_dropped": w.num_dropped}
-            for name, w in (
-                ("train", train),
-                ("validation", validation),
-                ("calibration", calibrating),
-                ("test", test),
-            )
-            if w is not None
-        },
-        "scale_fallbacks": scales.num_fallbacks,
-        "unused_items": [frame.item_ids[i] for i in blocks.unused[:_LISTED]],
-        "unjudged_items": [frame.item_ids[i] for i in blocks.unjudged[:_LISTED]],
-    }
+    cuts = {"train": train, "validation": validation, "calibration": calibrating, "test": test}
+    report = _report(frame, blocks, cuts, scales, share, metric)
     return Data(
         frame=frame,
         split=blocks,
@@ -121,6 +101,30 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         ),
         report=report,
     )
+
+
+def _report(
+    frame: SeriesFrame, blocks: Split, cuts: Mapping[str, Windows | None], scales: Scales, share: float, metric: str
+) -> dict[str, Any]:
+    """The job's `data_report`."""
+    return {
+        "freq": frame.freq,
+        "season": scales.season,
+        "num_series": len(frame),
+        "num_points": len(frame.values),
+        "num_missing": int((frame.values != frame.values).sum()),
+        "share_of_zeros": share,
+        "metric": metric,
+        "split": dict(blocks.report()),
+        "windows": {
+            name: {"num_windows": len(w), "stride": w.stride, "num_dropped": w.num_dropped}
+            for name, w in cuts.items()
+            if w is not None
+        },
+        "scale_fallbacks": scales.num_fallbacks,
+        "unused_items": [frame.item_ids[i] for i in blocks.unused[:_LISTED]],
+        "unjudged_items": [frame.item_ids[i] for i in blocks.unjudged[:_LISTED]],
+    }
 
 
 def all_history(data: Data, resolved: dict[str, Any]) -> Data:
