@@ -127,8 +127,7 @@ class Around:
             return np.zeros(place.shape, dtype=np.bool_)
         seed = (place_hash(series, origin) >> np.uint64(34)).astype(np.int64)
         share = np.asarray(OTHER_GAPS)[seed % len(OTHER_GAPS)]
-        run = np.where(place >= origin[:, None], place - origin[:, None], place - origin[:, None] - gap[:, None] + 1)
-        run = run // gap[:, None] + (1 << 20)
+        run = (place - origin[:, None]) // gap[:, None] + (1 << 20)  # both sides count from their edge of the gap
         drawn = place_hash(np.broadcast_to(seed[:, None] & 0xFFFFF, run.shape), run)
         return (drawn >> np.uint64(11)).astype(np.float64) / 2.0**53 < share[:, None]
 
