@@ -28,7 +28,7 @@ LEVELS = (90.0, 99.0)
 def raw_of(source: Source, batch: WindowBatch, values: Floats) -> Raw:
     """Raw scores of `values` [B, H], which are `batch`'s targets in the user's units."""
     answer = source(batch, values.shape[1])
-    return raw_scores(values, answer.point, _band(answer), batch.scale, _flat(batch))
+    return raw_scores(values, answer.point, _band(answer), batch.scale, _constant(batch))
 
 
 def _band(answer: Answer) -> tuple[Floats, Floats] | None:
@@ -37,12 +37,12 @@ def _band(answer: Answer) -> tuple[Floats, Floats] | None:
     return answer.quantiles[:, 0], answer.quantiles[:, -1]
 
 
-def _flat(batch: WindowBatch) -> NDArray[np.bool_]:
-    """[B] whether what is shown is one constant, which scaling has put at 0."""
+def _constant(batch: WindowBatch) -> Floats:
+    """[B] the value where all that is shown is one value, which scaling has put at 0; NaN elsewhere."""
     seen = batch.context if batch.after is None else np.concatenate([batch.context, batch.after], axis=1)
     known = ~np.isnan(seen)
-    constant: NDArray[np.bool_] = known.any(axis=1) & (np.where(known, seen, 0.0) == 0.0).all(axis=1)
-    return constant
+    is_constant = known.any(axis=1) & (np.where(known, seen, 0.0) == 0.0).all(axis=1)
+    return np.where(is_constant, batch.loc, np.nan)
 
 
 def scores_on(asked: Asked, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Floats:

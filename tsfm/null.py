@@ -40,6 +40,8 @@ NARROWEST = 1e-3
 """No spread is below this share of the window's scale."""
 ROUNDING = 1e-5
 """Residuals below this share of the window's scale are float32's, and count as 0."""
+_SAME = 1e-12
+"""Values that differ from a constant by no more than this share of it continue it: float64's rounding."""
 _SMALLEST_P = 1e-300
 
 
@@ -56,11 +58,12 @@ class Raw:
 
 
 def raw_scores(
-    values: Floats, expected: Floats, band: tuple[Floats, Floats] | None, scale: Floats, flat: NDArray[np.bool_]
+    values: Floats, expected: Floats, band: tuple[Floats, Floats] | None, scale: Floats, constant: Floats
 ) -> Raw:
     """`values` and `expected` [B, H]; `band` are the outermost native quantiles, None for points; `scale` [B].
 
-    `flat` [B] marks windows whose history is one constant: a value that continues it scores 0 whatever was expected.
+    `constant` [B] is what windows have shown whose history is one constant, NaN of others: a value that continues it
+    scores 0 whatever was expected, and any other is as far off as it is from the constant.
     """
     unit = np.broadcast_to(scale[:, None], expected.shape)
     if band is None:
@@ -68,9 +71,11 @@ def raw_scores(
     else:
         below = np.maximum(expected - band[0], NARROWEST * unit)
         above = np.maximum(band[1] - expected, NARROWEST * unit)
-    residual = values - expected
-    residual = np.where(np.abs(residual) <= ROUNDING * unit, 0.0, residual)
-    residual = np.where(flat[:, None] & ~np.isnan(values), 0.0, residual)
+    steady = np.broadcast_to(constant[:, None], expected.shape)
+    is_steady = ~np.isnan(steady)
+    residual = values - np.where(is_steady, steady, expected)
+    rounding = np.where(is_steady, _SAME * np.abs(steady), ROUNDING * unit)
+    residual = np.where(np.abs(residual) <= rounding, 0.0, residual)
     score = np.where(residual >= 0, residual / above, -residual / below)
     return Raw(expected=expected, below=below, above=above, score=score)
 
