@@ -138,6 +138,7 @@ class Null:
     def p_values(self, scores: Floats, uniform: Floats, *, level: float) -> Floats:
         """Of `scores` in units, NaN stays NaN; `uniform` in (0, 1) breaks ties."""
         n = self.num_scores
+        scores = scores.astype(np.float32).astype(np.float64)  # as the kept ones are: ties stay ties
         above = n - np.searchsorted(self.scores, scores, side="right")
         equal = n - above - np.searchsorted(self.scores, scores, side="left")
         p = (above + uniform * (equal + 1)) / (n + 1)
