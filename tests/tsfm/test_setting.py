@@ -52,9 +52,7 @@ class TestScoringOfAJob:
         assert resolve(asked, READING)["scoring"] == scoring
 
     def test_asked_whole_patches_that_do_not_fit_are_refused(self) -> None:
-        found = refused(
-            task="anomaly_detection", backbone="timesfm-2.5", scoring="every_patch", prediction_length=24
-        )
+        found = refused(task="anomaly_detection", backbone="timesfm-2.5", scoring="every_patch", prediction_length=24)
         assert found.param == "prediction_length"
         assert "32 or a multiple of it" in found.message
         assert '"scoring": "forecast"' in found.message

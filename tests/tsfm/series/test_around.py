@@ -201,13 +201,17 @@ class TestLimits:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 1_000), horizon=st.integers(1, 9), length=st.integers(1, 20), vary=st.booleans(), h=st.booleans()
+    seed=st.integers(0, 1_000),
+    horizon=st.integers(1, 9),
+    length=st.integers(1, 20),
+    vary=st.booleans(),
+    others=st.booleans(),
 )
-def test_a_batch_equals_its_items(seed: int, horizon: int, length: int, vary: bool, h: bool) -> None:
+def test_a_batch_equals_its_items(seed: int, horizon: int, length: int, vary: bool, others: bool) -> None:
     rng, frame = np.random.default_rng(seed), two_series(seed)
     series = rng.integers(0, 2, 12)
     origin = rng.integers(0, frame.lengths[series] - horizon + 1)
-    shown = Around(length=length, limits=frame.lengths - rng.integers(0, 50), vary=vary, with_others=h)
+    shown = Around(length=length, limits=frame.lengths - rng.integers(0, 50), vary=vary, with_others=others)
     how = {"context_length": 15, "prediction_length": horizon, "around": shown}
     batch = gather(frame, series, origin, **how)
     for k in range(12):
