@@ -65,7 +65,7 @@ def fit_nulls(
     for name, asked in sources.items():
         for ending, shown in variants(windows).items():
             raw = scores_on(asked, shown, should_stop=should_stop)
-            made = null.fitted(raw)
+            made = null.fitted(raw, num_points=_num_points(windows.frame.offsets[windows.series] + windows.origin, raw))
             if made is None:
                 continue
             nulls[f"{name}{ending}"] = made
@@ -85,7 +85,15 @@ def _together(own: Null, raw: Floats, windows: Windows) -> Null | None:
     order = np.lexsort((windows.series[whole], windows.origin[whole]))
     scores = own.in_units(raw, np.broadcast_to(np.arange(raw.shape[1]), raw.shape))[whole][order]
     moments = scores.reshape(-1, len(frame), raw.shape[1]).swapaxes(0, 1).reshape(len(frame), -1)
-    return null.fitted(aggregate(moments)[:, None])
+    joint = aggregate(moments)
+    begins = np.unique(windows.origin[whole])
+    return null.fitted(joint[:, None], num_points=_num_points(begins, joint.reshape(len(begins), -1)))
+
+
+def _num_points(begins: NDArray[np.int64], raw: Floats) -> int:
+    """How many points the observed scores [W, H] of blocks that begin at `begins` [W] are of: blocks overlap."""
+    places = begins[:, None] + np.arange(raw.shape[1])
+    return len(np.unique(places[~np.isnan(raw)]))
 
 
 def variants(windows: Windows) -> dict[str, Windows]:
