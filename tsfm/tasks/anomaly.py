@@ -126,13 +126,20 @@ class Detector:
         manifest = forecaster.manifest
         season = frequencies.parse(freq).season
         facts = manifest or like
-        spec = None if forecaster.name in catalog.RIVALS else catalog.backbone(forecaster.name)
+        is_rival = forecaster.name in (*catalog.RIVALS, *catalog.FILL_RIVALS)
+        spec = None if is_rival else catalog.backbone(forecaster.name)
         if facts is not None:
             setting = tuned_setting(
                 forecaster.name, facts, "anomaly_detection", scoring=scoring, prediction_length=prediction_length
             )
         else:
             setting = scoring_setting(spec, season, scoring=scoring, prediction_length=prediction_length)
+        if is_rival and forecaster.name not in setting.rivals:
+            raise ConfigError(
+                f"{forecaster.name} does not score by {setting.scoring}: use {', '.join(setting.rivals)} or a backbone.",
+                param="model",
+                code="wrong_task",
+            )
         if spec is None:
             source, context = _rival(forecaster, setting, season)
         else:
