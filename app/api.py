@@ -18,6 +18,8 @@ _NATIVE: tuple[str, ...] = (
     "app.registry.endpoints",
     "app.backbones.endpoints",
     "app.backtests.endpoints",
+    "app.anomalies.endpoints",
+    "app.imputations.endpoints",
 )
 
 

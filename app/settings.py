@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     artifact_cache_bytes: Positive = 8 * GIB
     max_pending_series: Positive = 4_096
     max_forecast_series: Positive = 20_000
+    max_scored_points: Positive = 2_000_000
 
     lease_seconds: Seconds = 30.0
     heartbeat_seconds: Seconds = 5.0

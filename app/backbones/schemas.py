@@ -39,6 +39,10 @@ class BackboneObject(ResponseModel):
         description="What puts the weights on this machine; null where they ship with the code."
     )
     tasks: list[str]
+    scorings: list[str] = Field(
+        description="How it can score points (anomaly_detection), the default first; with reconstruction it also fills "
+        "gaps natively, else by forecasts from both sides."
+    )
     limits: Limits
     quantile_levels: list[float] = Field(description="Native quantiles; empty for point models.")
     handles_missing: bool

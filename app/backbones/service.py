@@ -22,6 +22,8 @@ _RIVALS = {
     "naive": "The last observed value.",
     "seasonal_naive": "The value one season earlier.",
     "window_mean": "The mean of the context.",
+    "linear_fill": "The line between the values on both sides of a gap.",
+    "seasonal_fill": "The mean of the nearest values of the same phase on both sides of a gap.",
 }
 
 
@@ -33,7 +35,7 @@ def list_backbones(weights_dir: Path) -> BackboneList:
         has_more=False,
         first_id=data[0].id if data else None,
         last_id=data[-1].id if data else None,
-        rivals=[RivalObject(id=name, object="rival", summary=_RIVALS[name]) for name in catalog.RIVALS],
+        rivals=[RivalObject(id=name, object="rival", summary=summary) for name, summary in _RIVALS.items()],
         methods=[method_object(spec) for spec in catalog.METHODS.values()],
     )
 
@@ -91,6 +93,7 @@ def show(spec: catalog.BackboneSpec, weights_dir: Path) -> BackboneObject:
         weights_available=here is not None,
         weights_command=places.command(spec),
         tasks=list(spec.tasks),
+        scorings=list(spec.scorings),
         limits=Limits(
             context_length=spec.context_length,
             prediction_length=spec.prediction_length,

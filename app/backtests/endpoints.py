@@ -10,12 +10,11 @@ from app.auth.dependencies import authenticate
 from app.backtests.parse import parse_request
 from app.backtests.respond import to_json
 from app.backtests.schemas import OWN_PARAMETERS, BacktestIn, BacktestOut
-from app.backtests.service import BacktestService, CallerGone
+from app.backtests.service import BacktestService
 from app.errors import responses
+from app.forecasts.ran import CLIENT_CLOSED_REQUEST, CallerGone
 from app.forecasts.schemas import CSV_PARAMETERS, openapi_extra
 
-CLIENT_CLOSED_REQUEST = 499
-"""Logged, never sent: nobody listens."""
 router = APIRouter(tags=["forecast"])
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {

@@ -11,6 +11,7 @@ from app.backtests.parse import BacktestRequest
 from app.errors import ApiError
 from app.forecasts.levels import UNITS, Levels
 from app.forecasts.limits import check_size
+from app.forecasts.ran import CallerGone
 from app.forecasts.service import ForecastService, notes_on
 from app.registry.directory import Source, SourceKind, Target, native_quantiles, rival_target
 from app.settings import Settings
@@ -25,10 +26,6 @@ CHUNK_WINDOWS = 256
 """Windows whose histories are cut out at once; between two chunks it is seen that the caller has gone."""
 RIVAL_CONTEXT = 512
 IN_SAMPLE = "The model was tuned on its training history: windows inside that are no evidence of what is to come."
-
-
-class CallerGone(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

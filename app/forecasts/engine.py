@@ -7,29 +7,44 @@ the compute thread if need be), then joins a batch of everything with the same s
 import asyncio
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import structlog
 import torch
+from starlette.concurrency import run_in_threadpool
 
+from app.forecasts.ran import CallerGone, Ran
 from app.forecasts.respond import Numbers
 from app.registry.artifacts import LocalArtifacts, artifact_damaged
-from app.registry.directory import CalibrationRef, Source, SourceKind, catalogue_target, native_quantiles
+from app.registry.directory import (
+    CalibrationRef,
+    JudgedRef,
+    Source,
+    SourceKind,
+    catalogue_target,
+    native_quantiles,
+)
 from tsfm import catalog
-from tsfm.calibration import Calibration, from_bytes
+from tsfm.calibration import TUNED, Calibration, from_bytes
 from tsfm.errors import ArtifactError, TemperError
+from tsfm.filled import Filled, LongGaps
+from tsfm.null import Null
+from tsfm.null import from_bytes as nulls_from_bytes
+from tsfm.scores import Anomalies, ScoringAsk
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import Answer, Batcher, BatcherConfig
 from tsfm.serving.cache import Cache, Pin
 from tsfm.serving.context_quantiles import context_quantiles
 from tsfm.serving.frames import joined
-from tsfm.tasks.forecast import Forecast, Forecaster
+from tsfm.tasks import anomaly, impute
+from tsfm.tasks.forecast import Forecast, Forecaster, nulls_for
 from tsfm.tasks.routed import RoutedForecaster, merged, open_served
 
 log = structlog.get_logger(__name__)
@@ -80,6 +95,38 @@ class _Work:
     calibration: Calibration | None = None
 
 
+class Chunked(Protocol):
+    """Work that is done in passes of `BATCH_SIZE` windows, in order."""
+
+    @property
+    def num_chunks(self) -> int: ...
+    def compute(self, chunk: int) -> None: ...
+
+
+C = TypeVar("C", bound=Chunked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """One pass of somebody's own work; it shares a batch with nobody's."""
+
+    work: Chunked
+    number: int
+
+
+class _Alone:
+    """The key of a request whose passes meet no others'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the job that judged a fallback says of it, for other tasks than forecasting."""
+
+    facts: dict[str, Any]
+    calibration: Calibration | None
+    nulls: dict[str, Null]
+
+
 class Engine:
     def __init__(self, *, artifacts: LocalArtifacts, weights_dir: Path, config: EngineConfig) -> None:
         self._artifacts = artifacts
@@ -88,7 +135,10 @@ class Engine:
         self._cache: Cache[str, Opened] = Cache(budget_bytes=config.memory_bytes)
         self._calibrations: Cache[str, Calibration | None] = Cache(budget_bytes=CALIBRATION_BYTES)
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="forecast-load")
-        self._batcher: Batcher[_Key, _Work, Forecast] = Batcher(self._compute, config=config.batcher)
+        self._nulls: Cache[str, dict[str, Null]] = Cache(budget_bytes=CALIBRATION_BYTES)
+        self._batcher: Batcher[_Key | _Alone, _Work | _Chunk, Forecast | None] = Batcher(
+            self._compute, config=config.batcher
+        )
 
     def start(self, preload: Sequence[str] = ()) -> None:
         """Starts the compute thread and opens the backbones named by `preload` in the background."""
@@ -129,6 +179,88 @@ class Engine:
             load_seconds=loaded - begun,
             compute_seconds=sum(answer.compute_seconds for answer in answers),
         )
+
+    async def detect(
+        self, source: Source, frame: SeriesFrame, asked: ScoringAsk, *, gone: Callable[[], Awaitable[bool]]
+    ) -> Ran[Anomalies]:
+        """Scores the points of `frame`. Raises what `_run` raises."""
+
+        def begin(forecaster: Forecaster, judged: Judged | None) -> anomaly.Scanning:
+            like, nulls = (None, None) if judged is None else (judged.facts, judged.nulls)
+            return anomaly.begin(forecaster, frame, asked, like=like, nulls=nulls)
+
+        ran = await self._run(source, begin, gone=gone)
+        return ran.of(await run_in_threadpool(ran.value.finish))
+
+    async def fill(
+        self,
+        source: Source,
+        frame: SeriesFrame,
+        levels: tuple[float, ...],
+        long_gaps: LongGaps,
+        *,
+        gone: Callable[[], Awaitable[bool]],
+    ) -> Ran[Filled]:
+        """Fills the gaps of `frame`. Raises what `_run` raises."""
+
+        def begin(forecaster: Forecaster, judged: Judged | None) -> impute.Filling:
+            like, known = (None, None) if judged is None else (judged.facts, judged.calibration)
+            return impute.begin(forecaster, frame, levels, long_gaps=long_gaps, like=like, calibration=known)
+
+        ran = await self._run(source, begin, gone=gone)
+        return ran.of(await run_in_threadpool(ran.value.finish))
+
+    async def _run(
+        self,
+        source: Source,
+        begin: Callable[[Forecaster, Judged | None], C],
+        *,
+        gone: Callable[[], Awaitable[bool]],
+    ) -> Ran[C]:
+        """Starts work on an opened source and computes its passes one by one, between others' batches.
+
+        Raises `OverloadedError`, `CallerGone` once `gone` says so, or what loading or the work raised.
+        """
+        begun = perf_counter()
+        queue = compute = 0.0
+        with await self._pin(source) as pin:
+            opened = pin.value
+            forecaster = opened.forecasters[TUNED] if isinstance(opened, RoutedForecaster) else opened
+            judged = await self._judged(source)
+            loaded = perf_counter()
+            work = await run_in_threadpool(begin, forecaster, judged)
+            key = _Alone()
+            for number in range(work.num_chunks):
+                if await gone():
+                    raise CallerGone
+                weight = self._batcher.max_batch_weight
+                answer = await asyncio.wrap_future(self._batcher.submit(key, _Chunk(work, number), weight=weight))
+                queue += answer.queue_seconds
+                compute += answer.compute_seconds
+        return Ran(value=work, queue_seconds=queue, load_seconds=loaded - begun, compute_seconds=compute)
+
+    async def _judged(self, source: Source) -> Judged | None:
+        """What a fallback of another task was judged with; None of everything else."""
+        ref = source.judged
+        if ref is None:
+            return None
+        nulls: dict[str, Null] = {}
+        if ref.null_sha256 is not None:
+            key = f"{ref.digest}:{ref.name}"
+            if (pin := self._nulls.peek(key)) is None:
+                load = partial(self._load_nulls, ref)
+                pin = await asyncio.wrap_future(self._loaders.submit(self._nulls.acquire, key, load))
+            with pin:
+                nulls = pin.value
+        return Judged(facts=dict(ref.facts), calibration=await self._calibration(source), nulls=nulls)
+
+    def _load_nulls(self, ref: JudgedRef, _: str) -> tuple[dict[str, Null], int]:
+        assert ref.null_sha256 is not None, "there is a file to load"
+        try:
+            found = nulls_for(ref.name, nulls_from_bytes(self._artifacts.read(ref.digest, ref.null_sha256)))
+        except ArtifactError as error:
+            raise artifact_damaged(ref.digest) from error
+        return found, sum(one.scores.nbytes for one in found.values())
 
     async def _routed(
         self,
@@ -179,7 +311,9 @@ class Engine:
                 task.cancel()
 
     async def _one(self, key: _Key, work: _Work) -> Answer[Forecast]:
-        return await asyncio.wrap_future(self._batcher.submit(key, work, weight=len(work.frame)))
+        answer = await asyncio.wrap_future(self._batcher.submit(key, work, weight=len(work.frame)))
+        assert answer.value is not None, "a forecast is answered with one"
+        return Answer(answer.value, answer.queue_seconds, answer.compute_seconds)
 
     async def _pin(self, source: Source) -> Pin[Opened]:
         if (pin := self._cache.peek(source.key)) is not None:
@@ -259,11 +393,17 @@ class Engine:
         except TemperError as error:  # no weights here: a request for them will say so
             log.warning("preload_failed", backbone=name, error=error.message)
 
-    def _compute(self, key: _Key, works: Sequence[_Work]) -> Sequence[Forecast]:
+    def _compute(self, key: _Key | _Alone, works: Sequence[_Work | _Chunk]) -> Sequence[Forecast | None]:
         """Runs in the batcher's thread. One pass over all series, then each request gets its rows."""
-        whole = _predict(works[0], joined([work.frame for work in works]), key)
-        ends = np.cumsum([len(work.frame) for work in works]).tolist()
-        return [_rows(whole, end - len(work.frame), end) for work, end in zip(works, ends, strict=True)]
+        if isinstance(key, _Alone):
+            for chunk in works:
+                assert isinstance(chunk, _Chunk), "the key is of its own work"
+                chunk.work.compute(chunk.number)
+            return [None] * len(works)
+        asked = [work for work in works if isinstance(work, _Work)]
+        whole = _predict(asked[0], joined([work.frame for work in asked]), key)
+        ends = np.cumsum([len(work.frame) for work in asked]).tolist()
+        return [_rows(whole, end - len(work.frame), end) for work, end in zip(asked, ends, strict=True)]
 
 
 def _predict(work: _Work, frame: SeriesFrame, key: _Key) -> Forecast:

@@ -73,17 +73,19 @@ class HistoryReader:
         ) as found:
             yield found
 
-    def from_file(self, tenant_id: str, file_id: str, *, training: bool = False) -> SeriesFrame:
-        """An uploaded file's series, as read at upload; of a large file as much as any model looks at. 404 when the
-        tenant has no such file."""
+    def from_file(self, tenant_id: str, file_id: str, *, training: bool = False, whole: bool = False) -> SeriesFrame:
+        """An uploaded file's series, as read at upload; of a large file as much as any model looks at, unless the
+        `whole` is wanted, which has a limit. 404 when the tenant has no such file."""
         reading = self._reading(tenant_id, file_id, training=training)
+        if whole:
+            check_num_points(int(reading["num_points"]), self.settings.max_scored_points, param="file")
         with self._work_dir() as folder:
             parquet = folder / "series.parquet"
             try:
                 self.store.get_to(series_key(file_id), parquet)
             except MissingObject as error:
                 raise NotFound("file", file_id, param="file") from error
-            is_large = int(reading["num_points"]) > LARGE_POINTS
+            is_large = int(reading["num_points"]) > LARGE_POINTS and not whole
             return load_frame(parquet, reading, last=MAX_HISTORY if is_large else None)
 
     def _reading(self, tenant_id: str, file_id: str, *, training: bool) -> dict[str, Any]:
@@ -126,6 +128,19 @@ class _Folder(tempfile.TemporaryDirectory[str]):
 
     def __enter__(self) -> Path:  # type: ignore[override]  # a Path is what every caller needs
         return Path(super().__enter__())
+
+
+def check_num_points(number: int, most: int, *, param: str) -> None:
+    """Refuses more points than one request may score or fill."""
+    if number > most:
+        raise ApiError(
+            422,
+            "too_many_points",
+            f"The series hold {number:,} points; at most {most:,} are taken at once. Send fewer series, or less of "
+            "their history.",
+            param=param,
+            details={"points": number, "max_points": most},
+        )
 
 
 def selected(frame: SeriesFrame, item_ids: Sequence[str] | None) -> SeriesFrame:

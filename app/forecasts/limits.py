@@ -2,7 +2,7 @@
 
 from app.errors import ApiError
 from app.forecasts.levels import Levels
-from app.forecasts.parse import BodyHistory, ForecastRequest, InlineHistory
+from app.forecasts.parse import Ask, BodyHistory, ForecastRequest, InlineHistory
 from app.registry.directory import SourceKind, Target
 from tsfm import catalog
 from tsfm.series.frame import SeriesFrame
@@ -31,7 +31,20 @@ _LAST_SECOND = 253_370_000_000.0
 """In the last year that ISO 8601 writes with four digits, 9998."""
 
 
-def check_covariates(target: Target, request: ForecastRequest) -> None:
+def check_task(target: Target, task: catalog.Task) -> None:
+    """That the model answers such questions."""
+    if task not in target.tasks:
+        does = " and ".join(target.tasks)
+        raise ApiError(
+            422,
+            "wrong_task",
+            f"{target.model} is for {does}, not for {task}: use a model tuned for that, or a backbone.",
+            param="model",
+            details={"tasks": list(target.tasks)},
+        )
+
+
+def check_covariates(target: Target, request: Ask) -> None:
     """Covariates are used or refused, never dropped."""
     match request.history:
         case InlineHistory(num_covariates=count):
@@ -44,7 +57,7 @@ def check_covariates(target: Target, request: ForecastRequest) -> None:
         raise ApiError(
             422,
             "covariates_unsupported",
-            f"{target.source.name} forecasts from the target alone: leave the covariates out.",
+            f"{target.source.name} looks at the target alone: leave the covariates out.",
             param="past_covariates",
         )
 

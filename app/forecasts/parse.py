@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.errors import ApiError
 from app.forecasts.levels import Levels, parse_levels
-from app.forecasts.schemas import CSV_PARAMETERS, ForecastIn, SeriesIn
+from app.forecasts.schemas import CSV_PARAMETERS, HISTORY_PARAMETERS, ForecastIn, HistoryIn, SeriesIn
 from app.registry.names import MAX_NAME_CHARS
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.load import InlineSeries, frame_from_inline
@@ -31,7 +31,6 @@ FILE_TYPES = frozenset(
 )
 T = TypeVar("T")
 Sent = TypeVar("Sent", bound=BaseModel)
-_FIELDS = frozenset({"model", "prediction_length", "quantile_levels", "levels", "item_ids"})
 _COLUMN_LISTS = frozenset({"target_columns", "past_covariate_columns", "future_covariate_columns", "static_columns"})
 
 
@@ -63,13 +62,19 @@ History = InlineHistory | BodyHistory | FileHistory | TrainingHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForecastRequest:
+class Ask:
+    """What every question has."""
+
     model: str
-    prediction_length: int | None
-    levels: Levels
     history: History
     item_ids: tuple[str, ...] | None
     """Only these series, in this order; None for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastRequest(Ask):
+    prediction_length: int | None
+    levels: Levels
 
 
 def parse_request(request: Request, body: bytes, *, max_series: int) -> ForecastRequest:
@@ -116,6 +121,23 @@ def validated(kind: type[Sent], body: bytes) -> Sent:
 
 def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:
     """From a body that fits the schema; 422 where its fields do not fit each other."""
+    return _forecast(
+        ask_of(sent, max_series=max_series), sent.prediction_length, parse_levels(sent.quantile_levels, sent.levels)
+    )
+
+
+def _forecast(ask: Ask, prediction_length: int | None, levels: Levels) -> ForecastRequest:
+    return ForecastRequest(
+        model=ask.model,
+        history=ask.history,
+        item_ids=ask.item_ids,
+        prediction_length=prediction_length,
+        levels=levels,
+    )
+
+
+def ask_of(sent: HistoryIn, *, max_series: int) -> Ask:
+    """The model and the history of a JSON body; 422 where its fields do not fit each other."""
     if sent.series is not None and sent.file is not None:
         raise ApiError(422, "ambiguous_history", "Give the history as `series` or as `file`, not both.", param="file")
     history: History = TrainingHistory()
@@ -130,13 +152,7 @@ def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:
         )
     elif sent.file is not None:
         history = FileHistory(file_id=sent.file)
-    return ForecastRequest(
-        model=sent.model,
-        prediction_length=sent.prediction_length,
-        levels=parse_levels(sent.quantile_levels, sent.levels),
-        history=history,
-        item_ids=tuple(sent.item_ids) if sent.item_ids else None,
-    )
+    return Ask(model=sent.model, history=history, item_ids=tuple(sent.item_ids) if sent.item_ids else None)
 
 
 def problems(error: ValidationError) -> list[dict[str, Any]]:
@@ -166,37 +182,44 @@ def check_num_series(num_series: int, max_series: int) -> None:
         raise ApiError(
             422,
             "too_many_series",
-            f"A request may forecast {max_series:,} series, not {num_series:,}: send several, or name item_ids.",
+            f"A request may hold {max_series:,} series, not {num_series:,}: send several, or name item_ids.",
             param="series",
         )
 
 
 def parse_file(body: bytes, query: list[tuple[str, str]]) -> ForecastRequest:
-    if not body:
-        raise ApiError(422, "empty_file", "The body is empty: send the file as the request's body.")
-    values = _single(query)
-    fields = {name: value for name, value in values.items() if name in _FIELDS}
-    options = {name: _option(name, value) for name, value in values.items() if name not in _FIELDS}
-    if not 0 < len(fields.get("model", "")) <= MAX_NAME_CHARS:
-        raise ApiError(422, "missing_field", "Name the model: ?model=…", param="model")
-    quantiles, levels = fields.get("quantile_levels"), fields.get("levels")
-    return ForecastRequest(
-        model=fields["model"],
-        prediction_length=_count(fields.get("prediction_length")),
-        levels=parse_levels(
-            None if quantiles is None else _numbers("quantile_levels", quantiles),
-            None if levels is None else _numbers("levels", levels),
+    ask, own = ask_of_file(body, query, CSV_PARAMETERS)
+    quantiles, levels = own.get("quantile_levels"), own.get("levels")
+    return _forecast(
+        ask,
+        count(own.get("prediction_length"), "prediction_length"),
+        parse_levels(
+            None if quantiles is None else numbers("quantile_levels", quantiles),
+            None if levels is None else numbers("levels", levels),
         ),
-        history=BodyHistory(data=body, options=ReadOptions.from_mapping(options)),
-        item_ids=tuple(_split(fields["item_ids"])) or None if "item_ids" in fields else None,
     )
 
 
-def _single(query: list[tuple[str, str]]) -> Mapping[str, str]:
+def ask_of_file(body: bytes, query: list[tuple[str, str]], parameters: Mapping[str, str]) -> tuple[Ask, dict[str, str]]:
+    """The model and the history of a file sent as the body, and the texts of what else `parameters` allow."""
+    if not body:
+        raise ApiError(422, "empty_file", "The body is empty: send the file as the request's body.")
+    values = _single(query, parameters)
+    own = {name: value for name, value in values.items() if name not in HISTORY_PARAMETERS}
+    asked = {name: value for name, value in values.items() if name in ("model", "item_ids")}
+    options = {name: _option(name, value) for name, value in values.items() if name not in own and name not in asked}
+    if not 0 < len(asked.get("model", "")) <= MAX_NAME_CHARS:
+        raise ApiError(422, "missing_field", "Name the model: ?model=…", param="model")
+    item_ids = tuple(_split(asked["item_ids"])) or None if "item_ids" in asked else None
+    history = BodyHistory(data=body, options=ReadOptions.from_mapping(options))
+    return Ask(model=asked["model"], history=history, item_ids=item_ids), own
+
+
+def _single(query: list[tuple[str, str]], parameters: Mapping[str, str]) -> Mapping[str, str]:
     values: dict[str, str] = {}
     for name, value in query:
-        if name not in CSV_PARAMETERS:
-            known = ", ".join(CSV_PARAMETERS)
+        if name not in parameters:
+            known = ", ".join(parameters)
             raise ApiError(422, "unknown_field", f"There is no parameter {name!r}. Known: {known}.", param=name)
         values[name] = f"{values[name]},{value}" if name in values else value
     return values
@@ -212,20 +235,22 @@ def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _count(value: str | None) -> int | None:
+def count(value: str | None, name: str) -> int | None:
+    """A query parameter's positive whole number; 422 for anything else."""
     if value is None:
         return None
     if not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) > 0):
         raise ApiError(
             422,
             "invalid_request",
-            f"prediction_length: {value!r} is not a positive whole number.",
-            param="prediction_length",
+            f"{name}: {value!r} is not a positive whole number.",
+            param=name,
         )
     return int(value)
 
 
-def _numbers(name: str, value: str) -> list[float]:
+def numbers(name: str, value: str) -> list[float]:
+    """A query parameter's comma-separated numbers; 422 for anything else."""
     try:
         return [float(part) for part in _split(value)]
     except ValueError as error:

@@ -34,23 +34,28 @@ class SeriesIn(RequestModel):
     future_covariates: dict[str, list[float | None]] = Field(default_factory=dict)
 
 
-class ForecastIn(RequestModel):
+class HistoryIn(RequestModel):
+    """What every question to a model has: which one, and the series."""
+
     model: str = Field(
         min_length=1,
         max_length=MAX_NAME_CHARS,
         description="A fine-tuned model, name@alias, name@version, a version's short id, a backbone or a rival.",
     )
-    prediction_length: int | None = Field(
-        default=None, ge=1, description="Steps ahead; defaults to the horizon a model was tuned for."
-    )
-    quantile_levels: list[float] | None = Field(default=None, examples=[[0.1, 0.5, 0.9]])
-    levels: list[float] | None = Field(default=None, description="Central intervals in per cent.", examples=[[80]])
     series: list[SeriesIn] | None = Field(default=None, min_length=1)
     file: str | None = Field(default=None, max_length=64, description="An uploaded file to continue.")
     item_ids: list[ItemId] | None = Field(
         default=None, min_length=1, description="Only these series of the file (or of the training file)."
     )
     timezone: str | None = Field(default=None, max_length=64, description="Zone of starts written without an offset.")
+
+
+class ForecastIn(HistoryIn):
+    prediction_length: int | None = Field(
+        default=None, ge=1, description="Steps ahead; defaults to the horizon a model was tuned for."
+    )
+    quantile_levels: list[float] | None = Field(default=None, examples=[[0.1, 0.5, 0.9]])
+    levels: list[float] | None = Field(default=None, description="Central intervals in per cent.", examples=[[80]])
 
 
 class IntervalOut(ResponseModel):
@@ -96,15 +101,12 @@ class ForecastOut(ResponseModel):
     timing_ms: Timing
 
 
-CSV_PARAMETERS: dict[str, str] = {
-    "model": "What shall forecast; as in the JSON body.",
-    "prediction_length": "Steps ahead.",
-    "quantile_levels": "Comma-separated, e.g. 0.1,0.5,0.9.",
-    "levels": "Comma-separated central intervals in per cent, e.g. 80,95.",
-    "item_ids": "Comma-separated: forecast only these series.",
+HISTORY_PARAMETERS: dict[str, str] = {
+    "model": "What shall answer; as in the JSON body.",
+    "item_ids": "Comma-separated: only these series.",
     "id_column": "Column that names the series.",
     "timestamp_column": "Column of times; two, comma-separated, for date and time.",
-    "target_columns": "Comma-separated columns to forecast.",
+    "target_columns": "Comma-separated columns that hold the series' values.",
     "past_covariate_columns": "Comma-separated.",
     "future_covariate_columns": "Comma-separated.",
     "static_columns": "Comma-separated.",
@@ -113,7 +115,14 @@ CSV_PARAMETERS: dict[str, str] = {
     "timestamp_format": "strptime pattern that settles an ambiguous date.",
     "duplicates": "error, first, last, mean or sum.",
 }
-"""Query parameters of a request whose body is a file."""
+"""Query parameters of every request whose body is a file."""
+CSV_PARAMETERS: dict[str, str] = {
+    **HISTORY_PARAMETERS,
+    "prediction_length": "Steps ahead.",
+    "quantile_levels": "Comma-separated, e.g. 0.1,0.5,0.9.",
+    "levels": "Comma-separated central intervals in per cent, e.g. 80,95.",
+}
+"""Those of a forecast."""
 
 
 def openapi_extra(request: type[BaseModel], parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,8 +17,9 @@ from app.auth.keys import Principal
 from app.errors import ApiError
 from app.forecasts.history import HistoryReader, selected
 from app.forecasts.levels import NO_LEVELS, Levels
-from app.forecasts.limits import check_calendar, check_covariates, check_size, resolve_prediction_length
+from app.forecasts.limits import check_calendar, check_covariates, check_size, check_task, resolve_prediction_length
 from app.forecasts.parse import (
+    Ask,
     BodyHistory,
     FileHistory,
     ForecastRequest,
@@ -24,12 +27,16 @@ from app.forecasts.parse import (
     TrainingHistory,
     check_num_series,
 )
+from app.forecasts.ran import Ran
 from app.forecasts.respond import Numbers
 from app.registry.directory import Source, SourceKind, Target
 from app.registry.state import RegistryState
 from app.services import Services
 from app.settings import Settings
+from tsfm import catalog
 from tsfm.errors import ConfigError
+from tsfm.filled import Filled, LongGaps
+from tsfm.scores import Anomalies, ScoringAsk
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import BatcherConfig, OverloadedError
 from tsfm.serving.context_quantiles import UNAVAILABLE
@@ -93,34 +100,64 @@ class ForecastService:
 
     async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, SeriesFrame]:
         """What answers, for how many steps, and the history; raises as `forecast` does."""
-        target = await self._registry.directory.target(principal.tenant_id, request.model)
-        check_covariates(target, request)
+        target = await self.target(principal, request, "forecast")
         prediction_length = resolve_prediction_length(target, request, self._settings.max_prediction_length)
-        frame = selected(await self._frame(principal, request, target), request.item_ids)
+        return target, prediction_length, await self.history(principal, request, target)
+
+    async def target(self, principal: Principal, ask: Ask, task: catalog.Task) -> Target:
+        """What answers; 404 for an unknown name, 422 where it is for another task or covariates were given."""
+        target = await self._registry.directory.target(principal.tenant_id, ask.model)
+        check_task(target, task)
+        check_covariates(target, ask)
+        return target
+
+    async def history(self, principal: Principal, ask: Ask, target: Target, *, whole: bool = False) -> SeriesFrame:
+        """The series; with `whole` every point of a file, else of a large one as much as any model looks at."""
+        frame = selected(await self._frame(principal, ask, target, whole=whole), ask.item_ids)
         check_num_series(len(frame), self._settings.max_forecast_series)
-        return target, prediction_length, frame
+        return frame
+
+    async def detect(
+        self, target: Target, frame: SeriesFrame, asked: ScoringAsk, *, gone: Callable[[], Awaitable[bool]]
+    ) -> Ran[Anomalies]:
+        """Anomaly scores; 429 when the engine is full, `CallerGone` once `gone` says so."""
+        engine = await asyncio.shield(self._engine())
+        with _refused_when_full():
+            return await engine.detect(target.source, frame, asked, gone=gone)
+
+    async def fill(
+        self,
+        target: Target,
+        frame: SeriesFrame,
+        levels: tuple[float, ...],
+        long_gaps: LongGaps,
+        *,
+        gone: Callable[[], Awaitable[bool]],
+    ) -> Ran[Filled]:
+        """Gaps filled; 429 when the engine is full, `CallerGone` once `gone` says so."""
+        engine = await asyncio.shield(self._engine())
+        with _refused_when_full():
+            return await engine.fill(target.source, frame, levels, long_gaps, gone=gone)
 
     async def numbers(
         self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
     ) -> Numbers:
         """From the engine, which is opened first if need be; 429 when it is full."""
         engine = await asyncio.shield(self._engine())
-        try:
+        with _refused_when_full():
             return await engine.forecast(source, frame, prediction_length, levels)
-        except OverloadedError as error:
-            raise _overloaded(error) from error
 
-    async def _frame(self, principal: Principal, request: ForecastRequest, target: Target) -> SeriesFrame:
+    async def _frame(self, principal: Principal, request: Ask, target: Target, *, whole: bool) -> SeriesFrame:
         match request.history:
             case InlineHistory(frame=frame):
                 return frame
             case BodyHistory() as body:
                 return await self._in_slot(lambda: self._history.from_body(body))
             case FileHistory(file_id=file_id):
-                return await self._in_slot(lambda: self._history.from_file(principal.tenant_id, file_id))
+                return await self._in_slot(partial(self._history.from_file, principal.tenant_id, file_id, whole=whole))
             case TrainingHistory():
-                file_id = _training_file(target)
-                return await self._in_slot(lambda: self._history.from_file(principal.tenant_id, file_id, training=True))
+                read = partial(self._history.from_file, principal.tenant_id, _training_file(target), whole=whole)
+                return await self._in_slot(partial(read, training=True))
 
     async def _in_slot(self, read: Callable[[], T]) -> T:
         async with self._parse_slots:
@@ -184,6 +221,14 @@ def _unobserved(frame: SeriesFrame) -> list[str]:
         return []
     empty = np.logical_and.reduceat(missing, frame.offsets[:-1])
     return [frame.item_ids[i] for i in np.flatnonzero(empty).tolist()]
+
+
+@contextmanager
+def _refused_when_full() -> Iterator[None]:
+    try:
+        yield
+    except OverloadedError as error:
+        raise _overloaded(error) from error
 
 
 def _overloaded(error: OverloadedError) -> ApiError:

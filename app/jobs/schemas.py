@@ -30,10 +30,17 @@ class JobCreate(RequestModel):
     """A fine-tuning job. Only the file and `prediction_length` are needed."""
 
     training_file: Name | None = Field(default=None, description="Id of an uploaded file; or send the file itself.")
-    prediction_length: int = Field(ge=1, description="Steps ahead.")
+    prediction_length: int = Field(
+        ge=1, description="Steps ahead; of points that are scored at once; or of the longest gap, by task."
+    )
     model: Name = Field(default="temper-tiny", description="Backbone to start from.")
     method: Name | dict[str, Any] = Field(default="sff", description='A name, or {"type": name, …options}.')
-    task: Name = "forecast"
+    task: Name = Field(default="forecast", description="forecast, anomaly_detection or imputation.")
+    scoring: Name | None = Field(
+        default=None,
+        description="Of anomaly_detection: forecast, every_patch or reconstruction (GET /v1/backbones says which a "
+        "backbone has); default: its own.",
+    )
     context_length: int | None = Field(default=None, ge=1, description="Steps of history; default: what fits.")
     hyperparameters: dict[str, Any] = Field(default_factory=dict, description='Values, or "auto".')
     budget: Budget | None = None
@@ -129,6 +136,8 @@ class JobObject(ResponseModel):
     training_file: str
     validation_file: str | None
     task: str
+    scoring: str | None
+    """How points are scored; null of other tasks."""
     prediction_length: int
     context_length: int
     freq: str
@@ -177,6 +186,7 @@ class JobEstimate(ResponseModel):
     object: Literal["fine_tuning.job.estimate"]
     model: str
     task: str
+    scoring: str | None
     prediction_length: int
     context_length: int
     freq: str

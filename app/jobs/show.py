@@ -32,6 +32,7 @@ def show(job: Job) -> JobObject:
         training_file=job.training_file,
         validation_file=None,
         task=asked["task"],
+        scoring=asked.get("scoring"),
         prediction_length=asked["prediction_length"],
         context_length=asked["context_length"],
         freq=asked["freq"],

@@ -101,5 +101,5 @@ def _record(
 
 def refuse_catalogue_name(name: str) -> None:
     """Backbones and rivals are part of the program: nothing about them can be changed or deleted."""
-    if name in catalog.BACKBONES or name in catalog.RIVALS:
+    if name in catalog.BACKBONES or name in (*catalog.RIVALS, *catalog.FILL_RIVALS):
         raise Conflict("model_is_built_in", f"{name} is built in; only fine-tuned models can be changed.", param="name")

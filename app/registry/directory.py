@@ -24,10 +24,11 @@ from app.registry.register import INCUMBENT
 from app.registry.repository import Registry
 from app.registry.service import meaning_of
 from app.tables import ModelVersion
-from tsfm import calibration, catalog
+from tsfm import calibration, catalog, null
 from tsfm.backbones.places import find_weights
 from tsfm.errors import WeightsError
 
+SCORED_BY_RIVALS: tuple[catalog.Task, ...] = ("forecast", "anomaly_detection")
 REFRESH_SECONDS = 0.5
 MAX_AGE_SECONDS = 1.0
 MAX_ENTRIES = 10_000
@@ -59,6 +60,8 @@ class Source:
     """Season a rival was judged with; None for the season of the series' frequency."""
     calibration: "CalibrationRef | None" = None
     """Where the job that judged a fallback calibrated it; tuned weights carry their own."""
+    judged: "JudgedRef | None" = None
+    """How, and by which artifact's nulls, a fallback scores points or fills gaps; None of forecasts."""
 
     @property
     def key(self) -> str:
@@ -84,6 +87,22 @@ class CalibrationRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRef:
+    """What another task than forecasting has to know of the job that judged a fallback."""
+
+    facts: Mapping[str, Any]
+    """Of its manifest: the task's setting, `fill` and `schema`."""
+    digest: str
+    null_sha256: str | None
+    """Of its file of nulls."""
+    name: str
+    """Source: "zero_shot", "naive", …"""
+
+
+JUDGED_FACTS = ("task", "scoring", "prediction_length", "context_length", "fill", "schema")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A resolved name."""
 
@@ -94,6 +113,8 @@ class Target:
     source: Source
     """What answers: the version's own weights, or its fallback."""
     fallback: str | None
+    tasks: tuple[catalog.Task, ...]
+    """What it answers."""
     prediction_length: int | None = None
     """The horizon it was tuned for."""
     freq: str | None = None
@@ -105,7 +126,7 @@ class Target:
 
 def catalogue_target(name: str, *, weights_dir: Path | None) -> Target | None:
     """Backbones (zero-shot) and rivals; None for any other name. `WeightsError` where a backbone's are not here."""
-    if name in catalog.RIVALS:
+    if name in (*catalog.RIVALS, *catalog.FILL_RIVALS):
         return rival_target(name)
     if name not in catalog.BACKBONES:
         return None
@@ -114,11 +135,13 @@ def catalogue_target(name: str, *, weights_dir: Path | None) -> Target | None:
     except WeightsError as error:
         error.param = "model"
         raise
-    return Target(model=name, version=None, digest=source.digest, source=source, fallback=None)
+    tasks = catalog.backbone(name).tasks
+    return Target(model=name, version=None, digest=source.digest, source=source, fallback=None, tasks=tasks)
 
 
 def rival_target(name: str) -> Target:
-    return Target(model=name, version=None, digest=None, source=_rival(name), fallback=None)
+    tasks: tuple[catalog.Task, ...] = ("imputation",) if name in catalog.FILL_RIVALS else SCORED_BY_RIVALS
+    return Target(model=name, version=None, digest=None, source=_rival(name), fallback=None, tasks=tasks)
 
 
 def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
@@ -136,6 +159,7 @@ def find_target(engine: Engine, tenant_id: str, name: str) -> Target:
         digest=asked.digest,
         source=source,
         fallback=fallback,
+        tasks=(_task(meaning.model.task),),
         prediction_length=meaning.model.prediction_length,
         freq=job.resolved.get("freq") if job else None,
         training_file=job.training_file if job else None,
@@ -168,6 +192,7 @@ def _checkpoint_target(registry: Registry, name: str) -> Target:
         digest=checkpoint.digest,
         source=Source(kind=SourceKind.TUNED, name=backbone, digest=checkpoint.digest, files=checkpoint.files),
         fallback=None,
+        tasks=(_task(job.resolved["task"]),),
         prediction_length=int(job.resolved["prediction_length"]),
         freq=job.resolved.get("freq"),
         training_file=job.training_file,
@@ -177,10 +202,14 @@ def _checkpoint_target(registry: Registry, name: str) -> Target:
 def _calibrated(fallback: str, judge: ModelVersion) -> Source:
     """A fallback with the quantiles that the job which judged it measured for it."""
     source = _fallback_source(fallback, judge.manifest)
+    name = calibration.source_name(fallback, source.period)
+    if judge.manifest["task"] != "forecast":
+        facts = {fact: judge.manifest.get(fact) for fact in JUDGED_FACTS}
+        nulls = judge.files.get(null.FILE)
+        source = replace(source, judged=JudgedRef(facts=facts, digest=judge.digest, null_sha256=nulls, name=name))
     sha256 = judge.files.get(calibration.FILE)
     if sha256 is None:
         return source
-    name = calibration.source_name(fallback, source.period)
     return replace(source, calibration=CalibrationRef(digest=judge.digest, sha256=sha256, name=name))
 
 
@@ -189,8 +218,12 @@ def _fallback_source(fallback: str, manifest: Mapping[str, Any]) -> Source:
     if fallback == "zero_shot":
         return _zero_shot(manifest["backbone"]["name"], manifest["backbone"]["digest"])
     context_length = int(manifest["context_length"])
-    period = manifest["rivals"][fallback]["period"] if fallback == "seasonal_naive" else None
+    period = manifest["rivals"][fallback]["period"] if fallback in catalog.SEASONAL_RIVALS else None
     return replace(_rival(fallback), context_length=context_length, period=period)
+
+
+def _task(name: str) -> catalog.Task:
+    return next(task for task in catalog.TASKS if task == name)
 
 
 def _zero_shot(backbone: str, digest: str) -> Source:

@@ -19,7 +19,8 @@ from app.tables import Job, Model, ModelVersion
 from tsfm import catalog
 
 ZERO_SHOT, INCUMBENT = "zero_shot", "incumbent"
-FALLBACKS: frozenset[str] = frozenset({INCUMBENT, ZERO_SHOT, *catalog.RIVALS})
+RIVALS = (*catalog.RIVALS, *catalog.FILL_RIVALS)
+FALLBACKS: frozenset[str] = frozenset({INCUMBENT, ZERO_SHOT, *RIVALS})
 """What may answer for a version that did not win."""
 MAX_SUFFIX_CHARS = 64
 COVARIATES = ("past_covariates", "future_covariates", "static")
@@ -157,8 +158,11 @@ def _fallback(result: Mapping[str, Any], *, has_incumbent: bool) -> str | None:
     assert fallback is None or fallback in FALLBACKS, f"unknown fallback {fallback!r}"
     if fallback != INCUMBENT or has_incumbent:
         return fallback
-    versus = (result.get("gate") or {}).get("versus", {})
-    unbeaten = [name for name in (ZERO_SHOT, *catalog.RIVALS) if name in versus and not versus[name]["beaten"]]
+    gate = result.get("gate") or {}
+    if gate.get("reason") == "false_alarms":
+        return ZERO_SHOT
+    versus = gate.get("versus", {})
+    unbeaten = [name for name in (ZERO_SHOT, *RIVALS) if name in versus and not versus[name]["beaten"]]
     return next(iter(unbeaten), None)
 
 

@@ -19,7 +19,10 @@ BUILT_IN = "temper"
 def catalogue_models() -> list[ModelObject]:
     """Backbones, then rivals: what everybody may ask for."""
     backbones = [_built_in(spec.name, kind="backbone", tasks=list(spec.tasks)) for spec in catalog.BACKBONES.values()]
-    return backbones + [_built_in(name, kind="rival", tasks=["forecast"]) for name in catalog.RIVALS]
+    forecasting = [_built_in(name, kind="rival", tasks=["forecast", "anomaly_detection"]) for name in catalog.RIVALS]
+    return (
+        backbones + forecasting + [_built_in(name, kind="rival", tasks=["imputation"]) for name in catalog.FILL_RIVALS]
+    )
 
 
 def _built_in(name: str, *, kind: str, tasks: list[str]) -> ModelObject:

@@ -77,6 +77,10 @@ class Batcher(Generic[K, T, R]):
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="forecast-compute", daemon=True)
 
+    @property
+    def max_batch_weight(self) -> int:
+        return self._config.max_batch_weight
+
     def start(self) -> None:
         self._thread.start()
 

@@ -1,10 +1,9 @@
 """Anomaly scores with anything that can forecast or reconstruct: a tuned artifact, a pretrained backbone, a rival.
 
-    detector = Detector.of(Forecaster.open(artifact_dir), freq=frame.freq)
-    scanning = detector.begin(frame, detection_size=48)
+    scanning = begin(Forecaster.open(artifact_dir), frame, ScoringAsk(level=99.0, detection_size=48))
     for chunk in range(scanning.num_chunks):
         scanning.compute(chunk)
-    found = scanning.finish(level=99.0)
+    found = scanning.finish()
 
 One engine for all of them: the points of every series are laid out in blocks of `prediction_length` steps from its end
 backwards; each block is expected from what came before it, patch by patch, or from both sides (tsfm.setting); and what
@@ -12,7 +11,8 @@ a point is off is compared with a null (tsfm.null): the one that a job calibrate
 Shapes: S series, W blocks, H steps of a block.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from tsfm.errors import ConfigError, SeriesTooShort
 from tsfm.incumbent import first_unseen
 from tsfm.normal import raw_of
 from tsfm.null import TOGETHER, Null
+from tsfm.scores import Anomalies, ScoringAsk, SeriesScores
 from tsfm.series import freq as frequencies
 from tsfm.series import split
 from tsfm.series.frame import SeriesFrame
@@ -34,56 +35,29 @@ from tsfm.tasks.sources import rival_source, source_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-MIN_LEVEL, MAX_LEVEL = 50.0, 99.99
 MAX_NULL_POINTS = 20_000
 """Of a series' history before its detection window that a null is made of where no job calibrated one."""
 MAX_EDGE_BLOCKS = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesScores:
-    """One series' scored points, oldest first; [n] each."""
-
-    index: int
-    """Of the series in the frame."""
-    first: int
-    """Index of the first scored point."""
-    values: Floats
-    expected: Floats
-    lower: Floats
-    upper: Floats
-    p_values: Floats
-    scores: Floats
-    """1.0 is the line; NaN where the value is missing."""
-    severity: Floats
-    """Distance from the expected value in units of the line's: 2 is twice as far as the level allows."""
-    raw: Floats
-    """In units of the null; what ranks points beyond the smallest p-value."""
-    in_sample: NDArray[np.bool_]
-
-    @property
-    def is_anomaly(self) -> NDArray[np.bool_]:
-        return np.nan_to_num(self.scores) > 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anomalies:
-    """What `finish` answers."""
-
-    level: float
-    series: tuple[SeriesScores, ...]
-    """Without the skipped ones."""
-    together: "joint.Joint | None"
-    """The series as variables of one system, where that was asked."""
-    calibrated: bool
-    """Whether a job's calibration block is the null; else the history that was given."""
-    extrapolated: bool
-    """Whether the level lies beyond what the null resolves for any series, so that its tail was extrapolated."""
-    num_scores: int
-    """Fewest null scores of any series."""
-    drift: dict[str, Any] | None
-    """How far the scored points are from the null; None where they are the null themselves."""
-    notes: tuple[str, ...]
+def begin(
+    forecaster: Forecaster,
+    frame: SeriesFrame,
+    asked: ScoringAsk,
+    *,
+    like: Mapping[str, Any] | None = None,
+    nulls: Mapping[str, Null] | None = None,
+) -> "Scanning":
+    """The work of one request; raises what `Detector.of` and `Detector.begin` raise."""
+    detector = Detector.of(
+        forecaster,
+        freq=frame.freq,
+        scoring=asked.scoring,
+        prediction_length=asked.prediction_length,
+        like=like,
+        nulls=nulls,
+    )
+    return detector.begin(frame, asked)
 
 
 class Detector:
@@ -97,7 +71,7 @@ class Detector:
         source: Source,
         context_length: int,
         min_context: int,
-        nulls: dict[str, Null],
+        nulls: Mapping[str, Null],
         manifest: dict[str, Any] | None,
         num_series: int | None,
     ) -> None:
@@ -118,8 +92,8 @@ class Detector:
         freq: str,
         scoring: str | None = None,
         prediction_length: int | None = None,
-        like: dict[str, Any] | None = None,
-        nulls: dict[str, Null] | None = None,
+        like: Mapping[str, Any] | None = None,
+        nulls: Mapping[str, Null] | None = None,
     ) -> Self:
         """`scoring` and `prediction_length` are a caller's, for what was not tuned. `like` is the manifest of the job
         that judged a zero-shot or rival source, whose setting it has then, and `nulls` what that job measured for it.
@@ -160,22 +134,27 @@ class Detector:
             num_series=None if facts is None else int(facts["schema"]["num_series"]),
         )
 
-    def begin(self, frame: SeriesFrame, *, detection_size: int | None = None) -> "Scanning":
+    def begin(self, frame: SeriesFrame, asked: ScoringAsk) -> "Scanning":
         """Every point with enough history, or the last `detection_size` of each series; nothing is computed yet.
 
-        `SeriesTooShort` when no series has a point to score, `ConfigError` when nothing that is asked was observed.
+        `SeriesTooShort` when no series has a point to score, `ConfigError` when nothing that is asked was observed, and
+        for series that are to be one system and share no clock.
         """
+        detection_size = asked.detection_size
         lengths = frame.lengths
         least = np.full(len(frame), self.min_context, dtype=np.int64)
         first = least if detection_size is None else np.maximum(lengths - detection_size, least)
         room = lengths - least
-        asked = room >= (1 if detection_size is None else detection_size)
-        if not asked.any():
+        scored = room >= (1 if detection_size is None else detection_size)
+        if not scored.any():
             self._refuse_length(int(lengths.max(initial=0)), detection_size or 1)
-        _check_observed(frame, first, asked)
+        _check_observed(frame, first, scored)
+        skipped = tuple(np.flatnonzero(~scored).tolist())
+        if asked.together:
+            joint.check_clock(frame, skipped)
         begin = first if self.nulls else np.maximum(least, first - MAX_NULL_POINTS)
         horizon = self.setting.prediction_length
-        series, origin, count = blocks_of(np.where(asked, begin, lengths), lengths, horizon=horizon)
+        series, origin, count = blocks_of(np.where(scored, begin, lengths), lengths, horizon=horizon)
         blind = np.empty(0, dtype=np.int64)
         if not self.nulls and self.setting.is_two_sided:
             inside = np.flatnonzero(origin + horizon < lengths[series])
@@ -189,9 +168,9 @@ class Detector:
             first=first,
             min_context=self.min_context,
             is_two_sided=self.setting.is_two_sided,
-            skipped=tuple(np.flatnonzero(~asked).tolist()),
+            skipped=skipped,
         )
-        return Scanning(self, scan)
+        return Scanning(self, scan, asked)
 
     def batch(self, scan: Scan, chosen: slice) -> WindowBatch:
         """The blocks of one pass, with what they are shown."""
@@ -224,8 +203,8 @@ class Detector:
 class Scanning:
     """One frame being scored: `compute` every chunk, in any order, then `finish`."""
 
-    def __init__(self, detector: Detector, scan: Scan) -> None:
-        self.detector, self.scan = detector, scan
+    def __init__(self, detector: Detector, scan: Scan, asked: ScoringAsk) -> None:
+        self.detector, self.scan, self.asked = detector, scan, asked
         shape = (len(scan.series), detector.setting.prediction_length)
         self.work = Work(**{name: np.full(shape, np.nan) for name in ("expected", "below", "above", "raw")})
 
@@ -246,21 +225,17 @@ class Scanning:
         for name, found in (("expected", raw.expected), ("below", raw.below), ("above", raw.above), ("raw", raw.score)):
             getattr(work, name)[chosen] = np.where(used, found, np.nan)
 
-    def finish(self, *, level: float, together: bool = False) -> Anomalies:
-        """p-values, scores and bounds; with `together` of all series as one system, too.
+    def finish(self) -> Anomalies:
+        """p-values, scores and bounds; of all series as one system, too, where that was asked.
 
-        `ConfigError` for a level outside 50 to 99.99 and for series that share no clock; `SeriesTooShort` where the
-        history is too short for a null.
+        `SeriesTooShort` where the history is too short for a null.
         """
-        check_level(level)
-        scan, stored = self.scan, self.detector.nulls
-        if together:
-            joint.check_clock(scan.frame, scan.skipped)
+        scan, stored, level = self.scan, self.detector.nulls, self.asked.level
         laid = Laid(scan, self.work, stored=stored)
         known = [laid.nulls(i, level) for i in laid.series]
         found = [self._series(laid, i, pair, level) for i, pair in zip(laid.series, known, strict=True)]
         system = None
-        if together:
+        if self.asked.together:
             system = joint.score(
                 [laid.in_units(i, pair) for i, pair in zip(laid.series, known, strict=True)],
                 first=int(scan.first[laid.series[0]]),
@@ -272,6 +247,8 @@ class Scanning:
         extrapolated = not all(one.resolves(level) for one in mains)
         return Anomalies(
             level=level,
+            scoring=self.detector.setting.scoring or "forecast",
+            prediction_length=self.detector.setting.prediction_length,
             series=tuple(found),
             together=system,
             calibrated=bool(stored),
@@ -329,16 +306,6 @@ def without_padding(batch: WindowBatch) -> WindowBatch:
     observed = np.flatnonzero((~np.isnan(batch.context)).any(axis=0))
     begin = int(observed[0]) if len(observed) else batch.context.shape[1] - 1
     return replace(batch, context=np.ascontiguousarray(batch.context[:, begin:])) if begin > 0 else batch
-
-
-def check_level(level: float) -> None:
-    """`ConfigError` outside 50 to 99.99 per cent."""
-    if not MIN_LEVEL <= level <= MAX_LEVEL:
-        raise ConfigError(
-            f"level is per cent of normal points that are no anomalies, from {MIN_LEVEL:g} to {MAX_LEVEL:g}, not "
-            f"{level:g}.",
-            param="level",
-        )
 
 
 def _rival(forecaster: Forecaster, setting: Setting, season: int) -> tuple[Source, int]:

@@ -1,7 +1,6 @@
 """Filling missing points with anything that can forecast or reconstruct: a tuned artifact, a backbone, a plain fill.
 
-    imputer = Imputer.of(Forecaster.open(artifact_dir), freq=frame.freq)
-    filling = imputer.begin(frame, quantile_levels=(0.1, 0.9))
+    filling = begin(Forecaster.open(artifact_dir), frame, (0.1, 0.9))
     for chunk in range(filling.num_chunks):
         filling.compute(chunk)
     filled = filling.finish()
@@ -13,8 +12,8 @@ Shapes: S series, G gaps, H steps of the longest gap of a chunk, Q levels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from tsfm import calibrate, catalog, rivals
 from tsfm.calibration import Calibration
 from tsfm.errors import ConfigError, DataError
 from tsfm.evaluate import spread
+from tsfm.filled import Filled, Gap, LongGaps
 from tsfm.mixing import best_share
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
@@ -35,40 +35,24 @@ from tsfm.tasks.sources import FillSource, rival_source, source_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-LongGaps = Literal["refuse", "leave"]
 MAX_TRIAL_SPANS = 256
 """Observed spans that are hidden on trial where no job calibrated any intervals."""
 MIN_TRIAL_SCORES = 10
 LISTED = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """One run of missing points."""
-
-    series: int
-    first: int
-    """Index of its first point."""
-    length: int
-    filled: bool
-    one_sided: bool
-    """Whether it is the beginning or the end of its series: only one side is known."""
-    calibrated: bool
-    """Whether its intervals were set by held-out history of a job."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
-    """What `finish` answers; arrays are aligned with `SeriesFrame.values`, [N]."""
-
-    values: Floats
-    """The frame's, with gaps filled; NaN where one was left."""
-    quantiles: Floats | None
-    """[Q, N] at the asked levels, NaN but in filled gaps; None where the source has no intervals."""
-    gaps: tuple[Gap, ...]
-    calibrated: bool
-    """Whether every filled gap's intervals are."""
-    notes: tuple[str, ...]
+def begin(
+    forecaster: Forecaster,
+    frame: SeriesFrame,
+    quantile_levels: Sequence[float] = (),
+    *,
+    long_gaps: LongGaps = "refuse",
+    like: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
+) -> "Filling":
+    """The work of one request; raises what `Imputer.of` and `Imputer.begin` raise."""
+    imputer = Imputer.of(forecaster, freq=frame.freq, like=like, calibration=calibration)
+    return imputer.begin(frame, quantile_levels, long_gaps=long_gaps)
 
 
 class Imputer:
