@@ -185,7 +185,7 @@ def fitted(raw: Floats, *, num_points: int | None = None) -> Null | None:
 
 
 def fit_tail(scores: Floats, *, share_of_points: float = 1.0) -> Tail:
-    """The Pareto tail of ascending `scores`; exponential where few points, that share of the scores, exceed its start."""
+    """The Pareto tail of ascending `scores`; exponential where few points (that share of the scores) lie in it."""
     n = len(scores)
     first = min(math.floor(TAIL_SHARE * n), n - 1)
     start = float(scores[first - 1]) if first else 0.0

@@ -112,8 +112,9 @@ class Detector:
         else:
             setting = scoring_setting(spec, season, scoring=scoring, prediction_length=prediction_length)
         if is_rival and forecaster.name not in setting.rivals:
+            known = ", ".join(setting.rivals)
             raise ConfigError(
-                f"{forecaster.name} does not score by {setting.scoring}: take {', '.join(setting.rivals)} or a backbone.",
+                f"{forecaster.name} does not score by {setting.scoring}: use {known} or a backbone.",
                 param="model",
                 code="wrong_task",
             )

@@ -3,33 +3,45 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tsfm.filled import Filled
+from tsfm.scores import Anomalies, ScoringAsk
 from tsfm.series.frame import SeriesFrame
-from tsfm.tasks.anomaly import Anomalies, Detector
+from tsfm.tasks import anomaly, impute
+from tsfm.tasks.anomaly import Scanning
 from tsfm.tasks.forecast import Forecaster
-from tsfm.tasks.impute import Filled, Imputer
+from tsfm.tasks.impute import Filling
 
 
-def detect(
+def scanned(
     forecaster: Forecaster,
     frame: SeriesFrame,
     *,
-    level: float = 99.0,
-    size: int | None = None,
-    together: bool = False,
+    like: dict[str, Any] | None = None,
+    nulls: Any = None,
     backwards: bool = False,
-    **how: Any,
-) -> Anomalies:
-    """`size` is the detection window; `backwards` computes the last chunk first."""
-    scanning = Detector.of(forecaster, freq=frame.freq, **how).begin(frame, detection_size=size)
+    **asked: Any,
+) -> Scanning:
+    """All of it computed, `backwards` the last chunk first."""
+    scanning = anomaly.begin(forecaster, frame, ScoringAsk(**asked), like=like, nulls=nulls)
     for chunk in sorted(range(scanning.num_chunks), reverse=backwards):
         scanning.compute(chunk)
-    return scanning.finish(level=level, together=together)
+    return scanning
 
 
-def fill(
+def detect(forecaster: Forecaster, frame: SeriesFrame, *, size: int | None = None, **how: Any) -> Anomalies:
+    """`size` is the detection window."""
+    return scanned(forecaster, frame, detection_size=size, **how).finish()
+
+
+def filling(
     forecaster: Forecaster, frame: SeriesFrame, levels: Sequence[float] = (), *, long_gaps: Any = "refuse", **how: Any
-) -> Filled:
-    filling = Imputer.of(forecaster, freq=frame.freq, **how).begin(frame, levels, long_gaps=long_gaps)
-    for chunk in range(filling.num_chunks):
-        filling.compute(chunk)
-    return filling.finish()
+) -> Filling:
+    """All of it computed."""
+    begun = impute.begin(forecaster, frame, levels, long_gaps=long_gaps, **how)
+    for chunk in range(begun.num_chunks):
+        begun.compute(chunk)
+    return begun
+
+
+def fill(forecaster: Forecaster, frame: SeriesFrame, levels: Sequence[float] = (), **how: Any) -> Filled:
+    return filling(forecaster, frame, levels, **how).finish()

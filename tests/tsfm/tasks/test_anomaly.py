@@ -10,14 +10,13 @@ import pytest
 from tests import toy
 from tests.tsfm.jobs import FAST, HORIZON, TINY, tune
 from tests.tsfm.series.frames import frame_of
-from tests.tsfm.tasks.asked import detect
+from tests.tsfm.tasks.asked import detect, scanned
 from tsfm import null
 from tsfm.artifact import open_artifact
 from tsfm.errors import ConfigError, SeriesTooShort, TemperError
 from tsfm.finetune import FinetuneResult
 from tsfm.null import EDGE, TOGETHER
 from tsfm.series.frame import SeriesFrame
-from tsfm.tasks.anomaly import Detector
 from tsfm.tasks.forecast import Forecaster, nulls_for, stored_nulls
 from tsfm.tasks.scan import Laid
 
@@ -302,14 +301,10 @@ class TestEdge:
         assert np.array_equal(changed[known], (np.arange(30) >= 30 - HORIZON)[known])
 
     def test_without_a_job_it_is_made_of_history_shown_nothing_behind(self) -> None:
-        tiny = Detector.of(
-            Forecaster.zero_shot("temper-tiny"), freq="D", scoring="reconstruction", prediction_length=16
-        )
-        scanning = tiny.begin(noise(600), detection_size=64)
-        for chunk in range(scanning.num_chunks):
-            scanning.compute(chunk)
+        tiny, how = Forecaster.zero_shot("temper-tiny"), {"scoring": "reconstruction", "prediction_length": 16}
+        scanning = scanned(tiny, noise(600), detection_size=64, **how)
         inner, edge = Laid(scanning.scan, scanning.work, stored={}).nulls(0, 90.0)
-        assert inner.num_scores == 600 - 64 - tiny.min_context
+        assert inner.num_scores == 600 - 64 - scanning.scan.min_context
         assert null.MIN_SCORES < edge.num_scores <= inner.num_scores, "no block of the detection window is in it"
 
 
