@@ -147,8 +147,8 @@ class _Sentence:
         alarms = self._false_alarms
         assert alarms is not None, "what was counted"
         return (
-            f"{100 * alarms.rate:.2g} % of the test points were called anomalies at level {alarms.level:g}, where "
-            f"{100 * alarms.nominal:.2g} % are expected of normal history (what is normal has drifted, or test holds "
+            f"{100 * alarms.rate:.3g} % of the test points were called anomalies at level {alarms.level:g}, where "
+            f"{100 * alarms.nominal:.3g} % are expected of normal history (what is normal has drifted, or test holds "
             "anomalies)"
         )
 

@@ -85,7 +85,8 @@ def score(
     line = known.threshold(level)
     squares = np.square(np.nan_to_num(scores[:, asked:]))
     total = squares.sum(axis=0)
-    equal = np.full_like(squares, 1.0 / len(squares))
+    observed = ~np.isnan(scores[:, asked:])
+    equal = observed / np.maximum(observed.sum(axis=0), 1)
     shares = np.where(total > 0, squares / np.where(total > 0, total, 1.0), equal)
     with np.errstate(divide="ignore", invalid="ignore"):
         severity = np.where(line > 0, units / line, np.where(units > 0, np.inf, 0.0))

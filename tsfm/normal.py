@@ -28,7 +28,7 @@ LEVELS = (90.0, 99.0)
 def raw_of(source: Source, batch: WindowBatch, values: Floats) -> Raw:
     """Raw scores of `values` [B, H], which are `batch`'s targets in the user's units."""
     answer = source(batch, values.shape[1])
-    return raw_scores(values, answer.point, _band(answer), batch.scale, _flat(batch))
+    return raw_scores(values, answer.point, _band(answer), batch.scale, _constant(batch))
 
 
 def _band(answer: Answer) -> tuple[Floats, Floats] | None:
@@ -37,12 +37,12 @@ def _band(answer: Answer) -> tuple[Floats, Floats] | None:
     return answer.quantiles[:, 0], answer.quantiles[:, -1]
 
 
-def _flat(batch: WindowBatch) -> NDArray[np.bool_]:
-    """[B] whether what is shown is one constant, which scaling has put at 0."""
+def _constant(batch: WindowBatch) -> Floats:
+    """[B] the value where all that is shown is one value, which scaling has put at 0; NaN elsewhere."""
     seen = batch.context if batch.after is None else np.concatenate([batch.context, batch.after], axis=1)
     known = ~np.isnan(seen)
-    constant: NDArray[np.bool_] = known.any(axis=1) & (np.where(known, seen, 0.0) == 0.0).all(axis=1)
-    return constant
+    is_constant = known.any(axis=1) & (np.where(known, seen, 0.0) == 0.0).all(axis=1)
+    return np.where(is_constant, batch.loc, np.nan)
 
 
 def scores_on(asked: Asked, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Floats:
@@ -65,7 +65,7 @@ def fit_nulls(
     for name, asked in sources.items():
         for ending, shown in variants(windows).items():
             raw = scores_on(asked, shown, should_stop=should_stop)
-            made = null.fitted(raw)
+            made = null.fitted(raw, num_points=_num_points(windows.frame.offsets[windows.series] + windows.origin, raw))
             if made is None:
                 continue
             nulls[f"{name}{ending}"] = made
@@ -85,7 +85,15 @@ def _together(own: Null, raw: Floats, windows: Windows) -> Null | None:
     order = np.lexsort((windows.series[whole], windows.origin[whole]))
     scores = own.in_units(raw, np.broadcast_to(np.arange(raw.shape[1]), raw.shape))[whole][order]
     moments = scores.reshape(-1, len(frame), raw.shape[1]).swapaxes(0, 1).reshape(len(frame), -1)
-    return null.fitted(aggregate(moments)[:, None])
+    joint = aggregate(moments)
+    begins = np.unique(windows.origin[whole])
+    return null.fitted(joint[:, None], num_points=_num_points(begins, joint.reshape(len(begins), -1)))
+
+
+def _num_points(begins: NDArray[np.int64], raw: Floats) -> int:
+    """How many points the observed scores [W, H] of blocks that begin at `begins` [W] are of: blocks overlap."""
+    places = begins[:, None] + np.arange(raw.shape[1])
+    return len(np.unique(places[~np.isnan(raw)]))
 
 
 def variants(windows: Windows) -> dict[str, Windows]:

@@ -8,8 +8,10 @@ The p-value of a score s is (#{null > s} + U·(#{null = s} + 1)) ÷ (n + 1), uni
 and zero residuals included; U depends on the point's place alone, so that the same request gets the same answer. The
 score that users see is ln p ÷ ln(1 − level ÷ 100): above 1.0 is an anomaly, whatever the model and the level.
 
-A level needs n ≥ 1 ÷ (1 − level ÷ 100). Beyond that a generalised Pareto tail takes over from `TAIL_SHARE` on, fitted
-by probability-weighted moments (Hosking and Wallis 1987), and the answer says `extrapolated`.
+A level needs 1 ÷ (1 − level ÷ 100) points, each counted once however many overlapping blocks scored it: else the one
+outlier among 72 points, scored at 24 steps, resolves a level of 99.9. Beyond that a generalised Pareto tail takes over
+from `TAIL_SHARE` on, fitted by probability-weighted moments (Hosking and Wallis 1987), and the answer says
+`extrapolated`.
 
 Torch-free. Shapes: B windows, H steps of a block, n null scores.
 """
@@ -40,6 +42,8 @@ NARROWEST = 1e-3
 """No spread is below this share of the window's scale."""
 ROUNDING = 1e-5
 """Residuals below this share of the window's scale are float32's, and count as 0."""
+_SAME = 1e-12
+"""Values that differ from a constant by no more than this share of it continue it: float64's rounding."""
 _SMALLEST_P = 1e-300
 
 
@@ -56,11 +60,12 @@ class Raw:
 
 
 def raw_scores(
-    values: Floats, expected: Floats, band: tuple[Floats, Floats] | None, scale: Floats, flat: NDArray[np.bool_]
+    values: Floats, expected: Floats, band: tuple[Floats, Floats] | None, scale: Floats, constant: Floats
 ) -> Raw:
     """`values` and `expected` [B, H]; `band` are the outermost native quantiles, None for points; `scale` [B].
 
-    `flat` [B] marks windows whose history is one constant: a value that continues it scores 0 whatever was expected.
+    `constant` [B] is what windows have shown whose history is one constant, NaN of others: a value that continues it
+    scores 0 whatever was expected, and any other is as far off as it is from the constant.
     """
     unit = np.broadcast_to(scale[:, None], expected.shape)
     if band is None:
@@ -68,9 +73,11 @@ def raw_scores(
     else:
         below = np.maximum(expected - band[0], NARROWEST * unit)
         above = np.maximum(band[1] - expected, NARROWEST * unit)
-    residual = values - expected
-    residual = np.where(np.abs(residual) <= ROUNDING * unit, 0.0, residual)
-    residual = np.where(flat[:, None] & ~np.isnan(values), 0.0, residual)
+    steady = np.broadcast_to(constant[:, None], expected.shape)
+    is_steady = ~np.isnan(steady)
+    residual = values - np.where(is_steady, steady, expected)
+    rounding = np.where(is_steady, _SAME * np.abs(steady), ROUNDING * unit)
+    residual = np.where(np.abs(residual) <= rounding, 0.0, residual)
     score = np.where(residual >= 0, residual / above, -residual / below)
     return Raw(expected=expected, below=below, above=above, score=score)
 
@@ -111,11 +118,12 @@ class Null:
     scores: Floats
     """[n] ascending, in `units`."""
     count: int
-    """Scores that were measured; n of them are kept."""
+    """Points that were scored: fewer than scores where blocks overlap, since each is scored at several steps then."""
 
     @property
     def num_scores(self) -> int:
-        return len(self.scores)
+        """What levels are resolved by: one score a point, and of very many those that are kept."""
+        return min(len(self.scores), self.count)
 
     def resolves(self, level: float) -> bool:
         """Whether `level` (per cent) can be read off the scores themselves."""
@@ -128,11 +136,12 @@ class Null:
 
     def tail(self) -> Tail:
         """Fitted anew at every call: a handful of sums over the largest tenth."""
-        return fit_tail(self.scores)
+        return fit_tail(self.scores, share_of_points=self.num_scores / len(self.scores))
 
     def p_values(self, scores: Floats, uniform: Floats, *, level: float) -> Floats:
         """Of `scores` in units, NaN stays NaN; `uniform` in (0, 1) breaks ties."""
-        n = self.num_scores
+        n = len(self.scores)
+        scores = scores.astype(np.float32).astype(np.float64)  # as the kept ones are: ties stay ties
         above = n - np.searchsorted(self.scores, scores, side="right")
         equal = n - above - np.searchsorted(self.scores, scores, side="left")
         p = (above + uniform * (equal + 1)) / (n + 1)
@@ -146,12 +155,16 @@ class Null:
         """The score in units that a normal point exceeds with probability 1 − level ÷ 100."""
         if not self.resolves(level):
             return self.tail().score_of(1.0 - level / 100.0)
-        rank = math.ceil((self.num_scores + 1) * level / 100.0 - 1e-9)
-        return float(self.scores[min(rank, self.num_scores) - 1])
+        n = len(self.scores)
+        rank = math.ceil((n + 1) * level / 100.0 - 1e-9)
+        return float(self.scores[min(rank, n) - 1])
 
 
-def fitted(raw: Floats) -> Null | None:
-    """From raw scores [N, H] of normal blocks, NaN = missing; None where there are fewer than `MIN_SCORES`."""
+def fitted(raw: Floats, *, num_points: int | None = None) -> Null | None:
+    """From raw scores [N, H] of normal blocks, NaN = missing; None where there are fewer than `MIN_SCORES`.
+
+    `num_points` is how many different points they are of, where blocks overlap.
+    """
     known = ~np.isnan(raw)
     if known.sum() < MIN_SCORES:
         return None
@@ -164,11 +177,15 @@ def fitted(raw: Floats) -> Null | None:
     kept = scores
     if len(scores) > MAX_SCORES:
         kept = scores[np.linspace(0, len(scores) - 1, MAX_SCORES).round().astype(np.int64)]
-    return Null(units=units, scores=kept.astype(np.float32).astype(np.float64), count=len(scores))
+    return Null(
+        units=units,
+        scores=kept.astype(np.float32).astype(np.float64),
+        count=len(scores) if num_points is None else num_points,
+    )
 
 
-def fit_tail(scores: Floats) -> Tail:
-    """The Pareto tail of ascending `scores`; exponential where few exceed its start."""
+def fit_tail(scores: Floats, *, share_of_points: float = 1.0) -> Tail:
+    """The Pareto tail of ascending `scores`; exponential where few points (that share of the scores) lie in it."""
     n = len(scores)
     first = min(math.floor(TAIL_SHARE * n), n - 1)
     start = float(scores[first - 1]) if first else 0.0
@@ -177,7 +194,7 @@ def fit_tail(scores: Floats) -> Tail:
     if not len(beyond):  # nothing but ties at the top
         return Tail(start=start, share=share, shape=0.0, scale=max(abs(start), 1.0) * 1e-6)
     mean = float(beyond.mean())
-    if len(beyond) < MIN_EXCEEDANCES:
+    if len(beyond) * share_of_points < MIN_EXCEEDANCES:
         return Tail(start=start, share=share, shape=0.0, scale=mean)
     place = (np.arange(1, len(beyond) + 1) - 0.35) / len(beyond)
     weighted = float(((1.0 - place) * beyond).mean())

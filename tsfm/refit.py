@@ -8,18 +8,18 @@ every window is seen as often, at the same learning rates, as on the way to the 
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tsfm.backbones.base import Backbone
 from tsfm.request import train_config
 from tsfm.search import Outcome, Search, Trial
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
-from tsfm.series.windows import Windows, cut
+from tsfm.series.windows import Around, Windows, cut
 from tsfm.train import Validation, steps_per_epoch
 
 
@@ -42,6 +42,11 @@ def whole(split: Split) -> Split:
 def windows_of(frame: SeriesFrame, split: Split, like: Windows, *, max_windows: int) -> Windows:
     """Training windows over all of `split` (which is `whole`), as long as those of `like`."""
     shape = like.around
+
+    def around(limits: NDArray[np.int64]) -> Around:
+        assert shape is not None, "windows without gaps show nothing behind them"
+        return dataclasses.replace(shape, limits=limits)
+
     return cut(
         frame,
         split,
@@ -49,7 +54,7 @@ def windows_of(frame: SeriesFrame, split: Split, like: Windows, *, max_windows: 
         context_length=like.context_length,
         prediction_length=like.prediction_length,
         max_windows=max_windows,
-        around=None if shape is None else partial(dataclasses.replace, shape),
+        around=None if shape is None else around,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import toy
+from tests.tsfm import jobs
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,13 @@ def toy_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("weights")
     with toy.registered(folder):
         yield folder
+
+
+@pytest.fixture(scope="module")
+def every_task(toy_weights: Path) -> Iterator[Path]:
+    """As `toy_weights`, of a toy that does every task."""
+    with jobs.toy_of_every_task():
+        yield toy_weights
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Runs that are killed, each in a process of its own: `python -m tests.tsfm.runner DIR BACKBONE METHOD KILLS`.
+"""Runs that are killed, each in a process of its own: `python -m tests.tsfm.runner DIR BACKBONE METHOD KILLS [TASK]`.
 
 "toy" is the tests' MLP; "small" is the architecture of temper-tiny with one layer, random weights and dropout. KILLS
 are shares of the unbroken run's length, e.g. "0.1,0.4,0.2": one run is killed (-9) after each, then the last is left
@@ -56,10 +56,10 @@ def register_small(weights_dir: Path) -> None:
     )
 
 
-def run(folder: Path, backbone: str, method: str, out: int) -> None:
+def run(folder: Path, backbone: str, method: str, out: int, task: str) -> None:
     """One run; writes a byte to `out` at every step and evaluated batch, then the artifact's digest."""
     torch.set_num_threads(1)
-    toy.register(folder / "weights")
+    catalog.BACKBONES["toy"] = dataclasses.replace(toy.register(folder / "weights"), tasks=catalog.TASKS)
     register_small(folder / "weights")
     settings = search.train_config
 
@@ -77,6 +77,8 @@ def run(folder: Path, backbone: str, method: str, out: int) -> None:
         "backbone": backbone,
         "method": {"type": "auto", "methods": ["linear_probe", "full"]} if method == catalog.AUTO else method,
         "prediction_length": 6,
+        "task": task,
+        "refit": task == "imputation",
         "hyperparameters": {"learning_rate": [1e-3, 3e-3], "max_epochs": 2, "batch_size": 16, "patience": 100},
         "seed": 5,
     }
@@ -90,16 +92,18 @@ def run(folder: Path, backbone: str, method: str, out: int) -> None:
         should_stop=tick,
     )
     os.write(out, result.digest.encode())
+    if result.refit is not None:
+        os.write(out, result.refit.digest.encode())
 
 
-def watch(folder: Path, backbone: str, method: str, *, kill_after: int | None = None) -> tuple[int, str]:
+def watch(folder: Path, backbone: str, method: str, task: str, *, kill_after: int | None = None) -> tuple[int, str]:
     """(ticks, digest) of a run in a child process; killed with -9 at tick `kill_after`, and then without a digest."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            run(folder, backbone, method, writing)
+            run(folder, backbone, method, writing, task)
             os._exit(0)
         finally:
             os._exit(1)  # never return into the parent's code
@@ -118,17 +122,18 @@ def watch(folder: Path, backbone: str, method: str, *, kill_after: int | None = 
     return ticks, said[ticks:].decode()
 
 
-def main(folder: Path, backbone: str, method: str, kills: list[float]) -> dict[str, Any]:
+def main(folder: Path, backbone: str, method: str, kills: list[float], task: str = "forecast") -> dict[str, Any]:
     if method != catalog.AUTO:
         methods.create(method, catalog.method(method).config())  # loads peft where the method needs it
-    ticks, expected = watch(folder / "unbroken", backbone, method)
+    ticks, expected = watch(folder / "unbroken", backbone, method, task)
     killed = [max(2, int(share * ticks)) for share in kills]
     for kill_after in killed:
-        watch(folder / "broken", backbone, method, kill_after=kill_after)
-    left, found = watch(folder / "broken", backbone, method)
+        watch(folder / "broken", backbone, method, task, kill_after=kill_after)
+    left, found = watch(folder / "broken", backbone, method, task)
     return {"ticks": ticks, "expected": expected, "killed": killed, "left": left, "found": found}
 
 
 if __name__ == "__main__":
-    answer = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], [float(share) for share in sys.argv[4].split(",")])
+    shares = [float(share) for share in sys.argv[4].split(",")]
+    answer = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], shares, *sys.argv[5:])
     sys.stdout.write(json.dumps(answer))

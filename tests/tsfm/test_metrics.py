@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import toy
-from tsfm.metrics import Errors, Scales, default_metric, scales_of, zero_share
+from tsfm.metrics import METRICS, PINBALL, Errors, Scales, default_metric, scales_of, zero_share
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 
@@ -109,6 +109,42 @@ class TestErrors:
 
     def test_nothing_judged_says_so(self) -> None:
         assert Errors(self.ONES).result() == {"num_windows": 0, "num_series": 0}
+
+
+class TestPinball:
+    """What anomaly detection is judged by: the mean over levels, in each series' own MASE scale."""
+
+    SCALES = Scales(mase=np.array([2.0, 10.0]), rmsse=np.array([1.0, 1.0]), season=1, num_fallbacks={})
+
+    def errors(self, *, levels: tuple[float, ...] = (0.1, 0.9)) -> Errors:
+        errors = Errors(self.SCALES, levels=levels)
+        target = np.array([[10.0, np.nan], [10.0, 10.0], [10.0, 10.0]])
+        quantiles = np.stack([np.full((3, 2), 8.0), np.full((3, 2), 14.0)], axis=1)
+        errors.add(np.array([0, 0, 1]), target, target, quantiles)
+        return errors
+
+    def test_losses_are_relative_to_the_scale_of_the_series(self) -> None:
+        loss = (0.1 * 2.0 + 0.1 * 4.0) / 2
+        found = self.errors().windows().losses(PINBALL)
+        assert found == pytest.approx([loss / 2, loss / 2, loss / 10])
+
+    def test_every_series_weighs_the_same(self) -> None:
+        errors = self.errors()
+        assert errors.windows().by_series(PINBALL) == pytest.approx([0.15, 0.03])
+        assert errors.result()[PINBALL] == pytest.approx(0.09)
+
+    def test_the_median_alone_is_half_the_absolute_error(self) -> None:
+        errors = Errors(self.SCALES, levels=(0.5,))
+        errors.add(np.array([0]), np.array([[1.0, 5.0]]), np.zeros((1, 2)), np.zeros((1, 1, 2)))
+        assert errors.result()[PINBALL] == pytest.approx(errors.result()["mase"] / 2)
+
+    def test_points_have_none(self) -> None:
+        errors = Errors(self.SCALES)
+        errors.add(np.array([0]), np.array([[1.0]]), np.array([[1.0]]), None)
+        assert PINBALL not in errors.result()
+
+    def test_a_job_can_not_ask_for_it_by_name(self) -> None:
+        assert PINBALL not in METRICS
 
 
 def test_frame_fixture_has_missing_values() -> None:

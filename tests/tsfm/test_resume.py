@@ -12,12 +12,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("backbone", "method"), [("toy", "sff"), ("small", "sff"), ("toy", "trace"), ("toy", "auto")])
-def test_three_kills_change_nothing(tmp_path: Path, backbone: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "method", "task"),
+    [
+        ("toy", "sff", "forecast"),
+        ("small", "sff", "forecast"),
+        ("toy", "trace", "forecast"),
+        ("toy", "auto", "forecast"),
+        ("toy", "full", "anomaly_detection"),
+        ("toy", "full", "imputation"),
+    ],
+)
+def test_three_kills_change_nothing(tmp_path: Path, backbone: str, method: str, task: str) -> None:
     # Somewhere in the search, in the run, and wherever the third falls on what is then left.
     kills = [random.uniform(0, 0.25), random.uniform(0.25, 0.5), random.uniform(0, 0.25)]
+    shares = ",".join(map(str, kills))
     process = subprocess.run(
-        [sys.executable, "-m", "tests.tsfm.runner", str(tmp_path), backbone, method, ",".join(map(str, kills))],
+        [sys.executable, "-m", "tests.tsfm.runner", str(tmp_path), backbone, method, shares, task],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -127,8 +127,7 @@ class Around:
             return np.zeros(place.shape, dtype=np.bool_)
         seed = (place_hash(series, origin) >> np.uint64(34)).astype(np.int64)
         share = np.asarray(OTHER_GAPS)[seed % len(OTHER_GAPS)]
-        run = np.where(place >= origin[:, None], place - origin[:, None], place - origin[:, None] - gap[:, None] + 1)
-        run = run // gap[:, None] + (1 << 20)
+        run = (place - origin[:, None]) // gap[:, None] + (1 << 20)  # both sides count from their edge of the gap
         drawn = place_hash(np.broadcast_to(seed[:, None] & 0xFFFFF, run.shape), run)
         return (drawn >> np.uint64(11)).astype(np.float64) / 2.0**53 < share[:, None]
 
@@ -232,11 +231,14 @@ def _gather_around(
     behind = _take(frame, series, end, before=0, after=around.length)
     after = end[:, None] + np.arange(around.length)[None, :]
     before = origin[:, None] + np.arange(-context_length, 0)[None, :]
-    hidden = (after >= around.limits[series][:, None]) | around.others(series, origin, gap, after)
-    behind = np.where(hidden, np.nan, behind)
-    context, target = raw[:, :context_length], _first(raw[:, context_length:], gap)
-    context = np.where(around.others(series, origin, gap, before), np.nan, context)
-    loc, scale = _location_and_scale(np.concatenate([context, behind], axis=1))
+    behind = np.where(after >= around.limits[series][:, None], np.nan, behind)
+    sides = np.concatenate([raw[:, :context_length], behind], axis=1)
+    others = around.others(series, origin, gap, np.concatenate([before, after], axis=1))
+    others &= (~np.isnan(sides) & ~others).any(axis=1)[:, None]  # where nothing would be left to see, all is
+    sides = np.where(others, np.nan, sides)
+    context, behind = sides[:, :context_length], sides[:, context_length:]
+    target = _first(raw[:, context_length:], gap)
+    loc, scale = _location_and_scale(sides)
 
     def scaled(x: NDArray[np.float64]) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):

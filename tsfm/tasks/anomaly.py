@@ -73,8 +73,11 @@ class Detector:
         min_context: int,
         nulls: Mapping[str, Null],
         manifest: dict[str, Any] | None,
+        num_series: int | None,
     ) -> None:
         self.name, self.setting, self.source, self.manifest = name, setting, source, manifest
+        self.num_series = num_series
+        """Of the job that measured the nulls."""
         self.context_length = context_length
         """Steps the source is shown before a block; of rivals as many as they can use."""
         self.min_context = min_context
@@ -100,13 +103,21 @@ class Detector:
         manifest = forecaster.manifest
         season = frequencies.parse(freq).season
         facts = manifest or like
-        spec = None if forecaster.name in catalog.RIVALS else catalog.backbone(forecaster.name)
+        is_rival = forecaster.name in (*catalog.RIVALS, *catalog.FILL_RIVALS)
+        spec = None if is_rival else catalog.backbone(forecaster.name)
         if facts is not None:
             setting = tuned_setting(
                 forecaster.name, facts, "anomaly_detection", scoring=scoring, prediction_length=prediction_length
             )
         else:
             setting = scoring_setting(spec, season, scoring=scoring, prediction_length=prediction_length)
+        if is_rival and forecaster.name not in setting.rivals:
+            known = ", ".join(setting.rivals)
+            raise ConfigError(
+                f"{forecaster.name} does not score by {setting.scoring}: use {known} or a backbone.",
+                param="model",
+                code="wrong_task",
+            )
         if spec is None:
             source, context = _rival(forecaster, setting, season)
         else:
@@ -121,6 +132,7 @@ class Detector:
             min_context=least,
             nulls=forecaster.nulls if nulls is None else nulls,
             manifest=manifest,
+            num_series=None if facts is None else int(facts["schema"]["num_series"]),
         )
 
     def begin(self, frame: SeriesFrame, asked: ScoringAsk) -> "Scanning":
@@ -228,7 +240,7 @@ class Scanning:
             system = joint.score(
                 [laid.in_units(i, pair) for i, pair in zip(laid.series, known, strict=True)],
                 first=int(scan.first[laid.series[0]]),
-                stored=stored.get(TOGETHER) if self._knows(scan.frame) else None,
+                stored=stored.get(TOGETHER) if self.detector.num_series == len(scan.frame) else None,
                 level=level,
                 names=tuple(scan.frame.item_ids[i] for i in laid.series),
             )
@@ -246,11 +258,6 @@ class Scanning:
             drift=self._drift(scan, found),
             notes=_notes(mains, level, extrapolated),
         )
-
-    def _knows(self, frame: SeriesFrame) -> bool:
-        """Whether the job that stored a null of all series together had as many of them."""
-        manifest = self.detector.manifest
-        return manifest is not None and bool(manifest["schema"]["num_series"] == len(frame))
 
     def _drift(self, scan: Scan, found: list[SeriesScores]) -> dict[str, Any] | None:
         if not self.detector.nulls and (scan.first <= scan.min_context).all():

@@ -34,7 +34,7 @@ from tsfm.null import from_bytes as nulls_from_bytes
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import WindowBatch, tail
-from tsfm.setting import RIVAL_CONTEXT
+from tsfm.setting import RIVAL_CONTEXT, Setting
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 64
@@ -288,7 +288,7 @@ class Forecaster:
         if name == "zero_shot":
             judged = manifest["backbone"]
             return cls.zero_shot(judged["name"], digest=judged["digest"], weights_dir=weights_dir, device=device)
-        season = period or manifest["rivals"]["seasonal_naive"]["period"]
+        season = period or manifest["rivals"][Setting.of(manifest).seasonal_rival]["period"]
         return cls.rival(name, period=season, context_length=int(manifest["context_length"]))
 
     def predict(

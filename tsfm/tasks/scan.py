@@ -122,7 +122,7 @@ class Laid:
         made = null.fitted(usable[chosen & is_open])
         if made is None:
             return None
-        blind = null.fitted(work.raw[chosen & ~is_open]) if self.scan.num_blind else None
+        blind = null.fitted(usable[chosen & ~is_open]) if self.scan.num_blind else None
         return made, blind or made
 
     def points(self, i: int) -> tuple[Ints, NDArray[np.bool_], Floats, Floats, Floats, Floats]:
