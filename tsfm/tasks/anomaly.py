@@ -153,7 +153,8 @@ class Detector:
         skipped = tuple(np.flatnonzero(~scored).tolist())
         if asked.together:
             joint.check_clock(frame, skipped)
-        begin = first if self.nulls else np.maximum(least, first - MAX_NULL_POINTS)
+        measured = bool(self.nulls) and not (asked.together and self.null_together(frame) is None)
+        begin = first if measured else np.maximum(least, first - MAX_NULL_POINTS)
         horizon = self.setting.prediction_length
         series, origin, count = blocks_of(np.where(scored, begin, lengths), lengths, horizon=horizon)
         blind = np.empty(0, dtype=np.int64)
@@ -172,6 +173,10 @@ class Detector:
             skipped=skipped,
         )
         return Scanning(self, scan, asked)
+
+    def null_together(self, frame: SeriesFrame) -> Null | None:
+        """What a job measured of all series as one system, where it had as many of them."""
+        return self.nulls.get(TOGETHER) if self.num_series == len(frame) else None
 
     def batch(self, scan: Scan, chosen: slice) -> WindowBatch:
         """The blocks of one pass, with what they are shown."""
@@ -240,7 +245,7 @@ class Scanning:
             system = joint.score(
                 [laid.in_units(i, pair) for i, pair in zip(laid.series, known, strict=True)],
                 first=int(scan.first[laid.series[0]]),
-                stored=stored.get(TOGETHER) if self.detector.num_series == len(scan.frame) else None,
+                stored=self.detector.null_together(scan.frame),
                 level=level,
                 names=tuple(scan.frame.item_ids[i] for i in laid.series),
             )
