@@ -258,10 +258,18 @@ def _gather_around(
 
 
 def gaps_at(
-    frame: SeriesFrame, series: Ints, origin: Ints, gap: Ints, *, context_length: int, after_length: int, period: int
+    frame: SeriesFrame,
+    series: Ints,
+    origin: Ints,
+    gap: Ints,
+    *,
+    context_length: int,
+    prediction_length: int,
+    after_length: int,
+    period: int,
 ) -> WindowBatch:
-    """Windows around given gaps [B]; H is the longest of them."""
-    raw = _take(frame, series, origin, before=context_length, after=int(gap.max(initial=1)))
+    """Windows around given gaps [B], none of them longer than `prediction_length`."""
+    raw = _take(frame, series, origin, before=context_length, after=prediction_length)
     around = Around(length=after_length, limits=frame.lengths, period=period)
     return _gather_around(frame, raw, series, origin, around, context_length=context_length, gap=gap)
 

@@ -149,10 +149,19 @@ class Imputer:
             raise _too_long(frame, series[too_long], first[too_long], length[too_long], longest, self.name)
         return Filling(self, frame, (series, first, length), fits, tuple(float(q) for q in quantile_levels))
 
-    def windows(self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints) -> WindowBatch:
-        """Gaps of one pass."""
-        side = self.side(int(length.max()))
-        return gaps_at(frame, series, first, length, context_length=side, after_length=side, period=self.season)
+    def windows(self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints, room: int) -> WindowBatch:
+        """Gaps of one pass, which has `room` steps for each."""
+        side = self.side(room)
+        return gaps_at(
+            frame,
+            series,
+            first,
+            length,
+            context_length=side,
+            prediction_length=room,
+            after_length=side,
+            period=self.season,
+        )
 
 
 class Filling:
@@ -173,10 +182,9 @@ class Filling:
         self.one_sided = begins | ends
         self.horizon = 0 if imputer.setting is None else imputer.setting.prediction_length
         """Steps of the longest gap that a job calibrated."""
-        kind = np.where(self.one_sided, 2, self.length > self.horizon)
-        order = np.lexsort((self.length, kind))
-        kept = order[fits[order]]
-        kinds = [kept[kind[kept] == one] for one in range(3)]
+        self.room = _room(self.length, tuned=self.horizon, longest=imputer.longest)
+        kept = np.flatnonzero(fits)
+        kinds = [kept[self.room[kept] == room] for room in np.unique(self.room[kept]).tolist()]
         self.chunks = [part[i : i + BATCH_SIZE] for part in kinds for i in range(0, len(part), BATCH_SIZE)]
         self.source = imputer.source
         untuned = imputer.setting is None and (bool(levels) or isinstance(self.source, FillSource))
@@ -199,14 +207,15 @@ class Filling:
             chunk -= 1
         chosen = self.chunks[chunk]
         series, first, length = self.series[chosen], self.first[chosen], self.length[chosen]
-        batch = self.imputer.windows(self.frame, series, first, length)
-        answer = self.source(batch, int(length.max()))
+        room = int(self.room[chosen[0]])
+        batch = self.imputer.windows(self.frame, series, first, length, room)
+        answer = self.source(batch, room)
         step = np.arange(answer.point.shape[1])
         inside = step[None, :] < length[:, None]
         at = (self.frame.offsets[series] + first)[:, None] + step
         self.values[at[inside]] = answer.point[inside]
         if self.levels:
-            quantiles = self._spread(answer, batch, is_one_sided=bool(self.one_sided[chosen[0]]))
+            quantiles = self._spread(answer, batch, self.one_sided[chosen])
             if quantiles is not None:
                 self.quantiles[:, at[inside]] = quantiles.transpose(1, 0, 2)[:, inside]
 
@@ -216,7 +225,8 @@ class Filling:
             seasonal = self.source.mixed(0.0, period=self.imputer.season)
             self.source = seasonal.mixed(best_share(seasonal, trials))
         if self.levels:
-            self._calibration = calibrate.fit(self.source, trials)
+            found = calibrate.fit(self.source, trials)
+            self._calibration = found if found is not None and found.num_scores >= MIN_TRIAL_SCORES else None
 
     def finish(self) -> Filled:
         """Everything that was filled, and what is to be known about it."""
@@ -244,13 +254,28 @@ class Filling:
             notes=self._notes(known),
         )
 
-    def _spread(self, answer: Answer, batch: WindowBatch, *, is_one_sided: bool) -> Floats | None:
-        """[G, Q, H], or None where the source has no intervals."""
-        found = self._calibration
-        if found is not None and found.num_scores >= MIN_TRIAL_SCORES:
-            if not is_one_sided:
-                return spread(found, answer, batch, self.levels).quantiles
-            return self._outwards(found, answer, batch)
+    def _spread(self, answer: Answer, batch: WindowBatch, one_sided: Bools) -> Floats | None:
+        """[G, Q, H], NaN behind each gap, or None where the source has no intervals."""
+        if self._calibration is None:
+            return self._native(answer)
+        assert batch.gap is not None, "gaps have a length"
+        out = np.full((len(batch), len(self.levels), answer.point.shape[1]), np.nan)
+        for steps in np.unique(batch.gap).tolist():  # by themselves: longer ones beside them change nothing
+            for is_one in (False, True):
+                rows = np.flatnonzero((batch.gap == steps) & (one_sided == is_one))
+                if not len(rows):
+                    continue
+                native = None if answer.quantiles is None else answer.quantiles[rows, :, :steps]
+                part = replace(answer, point=answer.point[rows, :steps], quantiles=native)
+                gaps = replace(batch, gap=batch.gap[rows], origin=batch.origin[rows], scale=batch.scale[rows])
+                if is_one:
+                    out[rows, :, :steps] = self._outwards(self._calibration, part, gaps)
+                else:
+                    out[rows, :, :steps] = spread(self._calibration, part, gaps, self.levels).quantiles
+        return out
+
+    def _native(self, answer: Answer) -> Floats | None:
+        """[G, Q, H] what the source itself says; None where that does not hold every level."""
         if answer.quantiles is None:
             return None
         low, high = answer.levels[0], answer.levels[-1]
@@ -321,6 +346,15 @@ def gaps_of(frame: SeriesFrame) -> tuple[Ints, Ints, Ints]:
     ends = np.flatnonzero(missing & after) + 1
     series = np.searchsorted(frame.offsets, begins, side="right") - 1
     return series.astype(np.int64), begins - frame.offsets[series], ends - begins
+
+
+def _room(length: Ints, *, tuned: int, longest: int | None) -> Ints:
+    """[G] steps of the pass that fills each gap: those that a job tuned and judged, else the next power of two.
+
+    It is a gap's own, so that neither where patches begin nor how much is shown depends on the gaps beside it.
+    """
+    power = 2 ** np.ceil(np.log2(length)).astype(np.int64)
+    return np.where(length <= tuned, tuned, power if longest is None else np.minimum(power, longest))
 
 
 def _turned(x: Floats, gap: Ints, rows: Bools) -> Floats:
