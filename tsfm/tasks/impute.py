@@ -187,8 +187,10 @@ class Filling:
         kinds = [kept[self.room[kept] == room] for room in np.unique(self.room[kept]).tolist()]
         self.chunks = [part[i : i + BATCH_SIZE] for part in kinds for i in range(0, len(part), BATCH_SIZE)]
         self.source = imputer.source
-        untuned = imputer.setting is None and (bool(levels) or isinstance(self.source, FillSource))
-        self.trials = self._trials() if untuned and len(kept) else None
+        self.mixes = imputer.setting is None and isinstance(self.source, FillSource)
+        """Whether no job has measured yet how much of the plain fill is mixed in."""
+        unmeasured = self.mixes or (bool(levels) and imputer.calibration is None)
+        self.trials = self._trials() if unmeasured and len(kept) else None
         self.values = frame.values.copy()
         self.quantiles = np.full((len(levels), len(frame.values)), np.nan)
         self._calibration = imputer.calibration
@@ -221,7 +223,7 @@ class Filling:
 
     def _try(self, trials: Windows) -> None:
         """How much of the plain fill is mixed in, and how far off that is."""
-        if isinstance(self.source, FillSource):
+        if self.mixes and isinstance(self.source, FillSource):
             seasonal = self.source.mixed(0.0, period=self.imputer.season)
             self.source = seasonal.mixed(best_share(seasonal, trials))
         if self.levels:
@@ -325,6 +327,8 @@ class Filling:
         notes = []
         if not known:
             notes.append(f"No intervals: too little of the series is observed for {self.imputer.name} to have any.")
+        elif self.levels and self._calibration is None and self.fits.any():
+            notes.append(f"Intervals are {self.imputer.name}'s own: too little is observed to calibrate them on trial.")
         elif self.levels and self.imputer.calibration is None and self.fits.any():
             notes.append("Intervals are conformal over observed spans of the given series, hidden on trial.")
         if self.horizon and (longer := self.fits & (self.length > self.horizon)).any():
