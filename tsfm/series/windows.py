@@ -110,6 +110,8 @@ class Around:
     """Of the first guess that a network is shown of what else is missing; None: it is shown as missing."""
     vary: bool = False
     """Gaps of 1 to H steps, drawn from the window's place alone; False: all of H."""
+    whole: float = 0.0
+    """Share of varied gaps that have all H steps nevertheless: else few windows reach the middle of a long gap."""
     with_others: bool = False
     """Hides other gaps of like length around each, drawn from the window's place alone, too."""
 
@@ -117,8 +119,10 @@ class Around:
         """[B] length of each window's gap; the same whichever windows stand beside it."""
         if not self.vary:
             return np.full(len(series), prediction_length, dtype=np.int64)
-        drawn = place_hash(series, origin) % np.uint64(prediction_length)
-        return drawn.astype(np.int64) + 1
+        seed = place_hash(series, origin)
+        drawn = (seed % np.uint64(prediction_length)).astype(np.int64) + 1
+        is_whole = (seed >> np.uint64(40)).astype(np.float64) / 2.0**24 < self.whole
+        return np.where(is_whole, prediction_length, drawn)
 
     def others(self, series: Ints, origin: Ints, gap: Ints, place: Ints) -> NDArray[np.bool_]:
         """[B, L] which of the points at `place` [B, L] lie in other gaps: of each window a share from `OTHER_GAPS`, in

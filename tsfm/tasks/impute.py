@@ -37,6 +37,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MAX_TRIAL_SPANS = 256
 """Observed spans that are hidden on trial where no job calibrated any intervals."""
+WHOLE_TRIALS = 0.5
+"""Share of them that are as long as the longest gap."""
 MIN_TRIAL_SCORES = 10
 LISTED = 5
 
@@ -320,7 +322,7 @@ class Filling:
             prediction_length=horizon,
             stride=1,
             num_dropped=0,
-            around=Around(length=side, limits=frame.lengths, period=self.imputer.season, vary=True),
+            around=Around(length=side, limits=frame.lengths, period=self.imputer.season, vary=True, whole=WHOLE_TRIALS),
         )
 
     def _notes(self, known: bool) -> tuple[str, ...]:
