@@ -88,6 +88,11 @@ class Windows:
             around=self.around,
         )
 
+    def showing(self, context_length: int) -> "Windows":
+        """The same windows with another number of steps shown: before each target, and behind one that fills a gap."""
+        around = None if self.around is None else replace(self.around, length=context_length)
+        return replace(self, context_length=context_length, around=around)
+
     def raw_target(self, indices: ArrayLike) -> NDArray[np.float64]:
         """[B, H] unscaled targets, NaN = missing, or behind the gap."""
         chosen = np.asarray(indices, dtype=np.int64)

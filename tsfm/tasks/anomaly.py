@@ -79,7 +79,8 @@ class Detector:
         self.num_series = num_series
         """Of the job that measured the nulls."""
         self.context_length = context_length
-        """Steps the source is shown before a block; of rivals as many as they can use."""
+        """Steps the source is shown before a block, and behind one it sees from both sides; of rivals what they can use.
+        """
         self.min_context = min_context
         self.nulls = nulls
         """By the endings of their names: "" its own, `EDGE`, `TOGETHER`; empty where no job measured any."""
@@ -184,7 +185,7 @@ class Detector:
         if self.setting.is_two_sided:
             is_blind = chosen.start >= len(scan.series) - scan.num_blind
             limits = np.zeros_like(scan.frame.lengths) if is_blind else scan.frame.lengths
-            around = Around(length=self.setting.context_length, limits=limits)
+            around = Around(length=self.context_length, limits=limits)
         batch = gather(
             scan.frame,
             scan.series[chosen],

@@ -127,7 +127,8 @@ class Imputer:
     def side(self, gap: int) -> int:
         """Steps that are shown on each side of a gap."""
         if self.spec is None:
-            return rivals.history_needed(self.name, context_length=RIVAL_CONTEXT, period=self.period)
+            shown = RIVAL_CONTEXT if self.setting is None else self.setting.context_length
+            return rivals.history_needed(self.name, context_length=shown, period=self.period)
         most = side_length(self.spec, gap) if self.spec.reconstructs else self.spec.context_length
         return min(most, UNTUNED_CONTEXT if self.setting is None else self.setting.context_length)
 
