@@ -14,8 +14,11 @@ from tests.tsfm.tasks.asked import fill, filling
 from tsfm.artifact import open_artifact
 from tsfm.calibration import SHARES
 from tsfm.errors import ConfigError, DataError
+from tsfm.evaluate import Asked
+from tsfm.evaluate import rival as rival_of
 from tsfm.finetune import FinetuneResult
 from tsfm.series.frame import SeriesFrame
+from tsfm.series.windows import Around, WindowBatch, gather
 from tsfm.tasks.forecast import Forecaster, stored_calibrations
 from tsfm.tasks.impute import Imputer, gaps_of
 from tsfm.tasks.sources import FillSource
@@ -332,6 +335,45 @@ class TestCalibrated:
         assert found.calibrated
         assert found.quantiles is not None
         assert (found.quantiles[1] - found.quantiles[0])[60:66].min() > 20
+
+
+class TestServedAsJudged:
+    """On the same gap a source says the same to the job that judges it and to the request that it answers."""
+
+    GAP = (1, 120, HORIZON)
+
+    def batch(self, context_length: int) -> WindowBatch:
+        frame = whole()
+        around = Around(length=context_length, limits=frame.lengths, period=24)
+        where = (np.array([self.GAP[0]]), np.array([self.GAP[1]]))
+        return gather(frame, *where, context_length=context_length, prediction_length=HORIZON, around=around)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("name", ["tuned", "linear_fill", "seasonal_fill"])
+    def test_values(
+        self, tuned: dict[str, FinetuneResult], opened: dict[str, Forecaster], kind: str, name: str
+    ) -> None:
+        manifest = tuned[kind].manifest
+        if name == "tuned":
+            asked = Asked(source=Imputer.of(opened[kind], freq="h").source, context_length=manifest["context_length"])
+            found = fill(opened[kind], holed(whole(), self.GAP))
+        else:
+            asked = rival_of(name, context_length=manifest["context_length"], period=24)
+            found = fill(Forecaster.fallback(manifest, name, period=24), holed(whole(), self.GAP), like=manifest)
+        judged = asked.source(self.batch(asked.context_length), HORIZON)
+        assert found.values[360:366] == pytest.approx(judged.point[0], rel=1e-5)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_intervals_of_plain_fills_are_in_the_scale_they_were_calibrated_in(
+        self, tuned: dict[str, FinetuneResult], kind: str
+    ) -> None:
+        manifest = tuned[kind].manifest
+        stored = stored_calibrations(open_artifact(tuned[kind].out_dir))["linear_fill"]
+        source, how = Forecaster.fallback(manifest, "linear_fill"), {"like": manifest, "calibration": stored}
+        found = fill(source, holed(whole(), self.GAP), (0.9,), **how)
+        offset = stored.offsets[79, 0] * self.batch(manifest["context_length"]).scale[0]
+        assert found.quantiles is not None
+        assert found.quantiles[0, 360] - found.values[360] == pytest.approx(offset, rel=1e-4)
 
 
 class TestShares:
