@@ -79,7 +79,7 @@ class Detector:
         self.num_series = num_series
         """Of the job that measured the nulls."""
         self.context_length = context_length
-        """Steps the source is shown before a block, and behind one it sees from both sides; of rivals what they can use.
+        """Steps the source is shown before a block, and behind one seen from both sides; of rivals what they use.
         """
         self.min_context = min_context
         self.nulls = nulls
