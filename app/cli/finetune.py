@@ -29,8 +29,17 @@ SHOWN = ("alpha",)
 
 def finetune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or Parquet file, or the id of an uploaded one.")],
-    prediction_length: Annotated[int, typer.Option("--prediction-length", min=1, help="Steps ahead to forecast.")],
+    prediction_length: Annotated[
+        int,
+        typer.Option(
+            "--prediction-length", min=1, help="Steps ahead; or points scored at once, or of the longest gap, by task."
+        ),
+    ],
     model: Annotated[str | None, typer.Option(help="Backbone to tune; `temper backbones` lists them.")] = None,
+    task: Annotated[str | None, typer.Option(help="forecast, anomaly_detection or imputation.")] = None,
+    scoring: Annotated[
+        str | None, typer.Option(help="Of anomaly_detection: forecast, every_patch or reconstruction.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="How to tune it: sff, auto, lora, …")] = None,
     alpha: Annotated[str | None, typer.Option(help='SFF: weight on the pretrained side, 0 to 1, or "search".')] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history the model sees.")] = None,
@@ -66,6 +75,8 @@ def finetune(
     body: dict[str, Any] = {
         "prediction_length": prediction_length,
         "model": model,
+        "task": task,
+        "scoring": scoring,
         "method": method_of(method, alpha, method_options),
         "context_length": context_length,
         "hyperparameters": assignments("--set", settings),

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import backbones, backtest, demo, files, finetune, forecast, jobs, keys, models, server
+from app.cli import anomalies, backbones, backtest, demo, files, finetune, forecast, impute, jobs, keys, models, server
 from app.cli.client import EXIT_FAILED, CommandError
 from app.cli.output import print_failure, print_json
 
@@ -20,6 +20,8 @@ app.command("serve")(server.serve)
 app.command("demo")(demo.demo)
 app.command("finetune")(finetune.finetune)
 app.command("forecast")(forecast.forecast)
+app.command("anomalies")(anomalies.anomalies)
+app.command("impute")(impute.impute)
 app.command("backtest")(backtest.backtest)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
