@@ -29,7 +29,7 @@ def fit_all(
 ) -> dict[str, Calibration]:
     """Every source by its own scores on the calibration windows; without those that have none."""
     found = {
-        name: fit(one.source, replace(windows, context_length=one.context_length), should_stop=should_stop)
+        name: fit(one.source, windows.showing(one.context_length), should_stop=should_stop)
         for name, one in asked.items()
     }
     return {name: made for name, made in found.items() if made is not None}
@@ -53,7 +53,7 @@ def report(
         facts[name] = {"method": made.method, "num_scores": made.num_scores, "resolution": made.resolution}
         measured: dict[str, Any] = {"coverage": None, "width": None, "pinball": None}
         if test is not None and len(test):
-            judged = replace(test, context_length=asked[name].context_length)
+            judged = test.showing(asked[name].context_length)
             measured = measure(asked[name].source, judged, made, scales, should_stop=should_stop)
         facts[name] |= measured
     if TUNED not in facts:

@@ -46,7 +46,7 @@ def measure(
 
     With `calibration` the quantiles are its deciles, so that sources without any of their own can be compared.
     """
-    shown = replace(windows, context_length=asked.context_length)
+    shown = windows.showing(asked.context_length)
     errors = Errors(scales, levels=asked.source.levels if calibration is None else DECILES)
     for begin in range(0, len(shown), BATCH_SIZE):
         if reason := should_stop():

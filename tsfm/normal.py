@@ -47,7 +47,7 @@ def _constant(batch: WindowBatch) -> Floats:
 
 def scores_on(asked: Asked, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Floats:
     """[W, H] raw scores of every window's target."""
-    shown = replace(windows, context_length=asked.context_length)
+    shown = windows.showing(asked.context_length)
     found: list[Raw] = []
     for begin in range(0, len(shown), BATCH_SIZE):
         if reason := should_stop():

@@ -68,16 +68,17 @@ class Raw:
             score: Floats = np.where(off >= 0, off / self.above, -off / self.below)
         return score
 
-    def steady(self, series: NDArray[np.int64]) -> "Raw":
-        """With the spread of every series [B] in the median over its blocks, step by step."""
+    def steady(self, series: NDArray[np.int64], counted: NDArray[np.bool_] | None = None) -> "Raw":
+        """With the spread of every series [B] in the median over its blocks, step by step; over those that are
+        `counted` [B], where that is given."""
         below, above = self.below.copy(), self.above.copy()
         for one in np.unique(series):
             rows = series == one
             for spread in (below, above):
-                known = spread[rows]
+                known = spread[rows if counted is None else rows & counted]
                 used = ~np.isnan(known).all(axis=0)
                 middle = np.nanmedian(known[:, used], axis=0)
-                spread[np.ix_(rows, used)] = np.where(np.isnan(known[:, used]), np.nan, middle)
+                spread[np.ix_(rows, used)] = np.where(np.isnan(spread[np.ix_(rows, used)]), np.nan, middle)
         return Raw(expected=self.expected, below=below, above=above, residual=self.residual)
 
 

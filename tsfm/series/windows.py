@@ -88,6 +88,11 @@ class Windows:
             around=self.around,
         )
 
+    def showing(self, context_length: int) -> "Windows":
+        """The same windows with another number of steps shown: before each target, and behind one that fills a gap."""
+        around = None if self.around is None else replace(self.around, length=context_length)
+        return replace(self, context_length=context_length, around=around)
+
     def raw_target(self, indices: ArrayLike) -> NDArray[np.float64]:
         """[B, H] unscaled targets, NaN = missing, or behind the gap."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -110,6 +115,8 @@ class Around:
     """Of the first guess that a network is shown of what else is missing; None: it is shown as missing."""
     vary: bool = False
     """Gaps of 1 to H steps, drawn from the window's place alone; False: all of H."""
+    whole: float = 0.0
+    """Share of varied gaps that have all H steps nevertheless: else few windows reach the middle of a long gap."""
     with_others: bool = False
     """Hides other gaps of like length around each, drawn from the window's place alone, too."""
 
@@ -117,8 +124,10 @@ class Around:
         """[B] length of each window's gap; the same whichever windows stand beside it."""
         if not self.vary:
             return np.full(len(series), prediction_length, dtype=np.int64)
-        drawn = place_hash(series, origin) % np.uint64(prediction_length)
-        return drawn.astype(np.int64) + 1
+        seed = place_hash(series, origin)
+        drawn = (seed % np.uint64(prediction_length)).astype(np.int64) + 1
+        is_whole = (seed >> np.uint64(40)).astype(np.float64) / 2.0**24 < self.whole
+        return np.where(is_whole, prediction_length, drawn)
 
     def others(self, series: Ints, origin: Ints, gap: Ints, place: Ints) -> NDArray[np.bool_]:
         """[B, L] which of the points at `place` [B, L] lie in other gaps: of each window a share from `OTHER_GAPS`, in
@@ -258,10 +267,18 @@ def _gather_around(
 
 
 def gaps_at(
-    frame: SeriesFrame, series: Ints, origin: Ints, gap: Ints, *, context_length: int, after_length: int, period: int
+    frame: SeriesFrame,
+    series: Ints,
+    origin: Ints,
+    gap: Ints,
+    *,
+    context_length: int,
+    prediction_length: int,
+    after_length: int,
+    period: int,
 ) -> WindowBatch:
-    """Windows around given gaps [B]; H is the longest of them."""
-    raw = _take(frame, series, origin, before=context_length, after=int(gap.max(initial=1)))
+    """Windows around given gaps [B], none of them longer than `prediction_length`."""
+    raw = _take(frame, series, origin, before=context_length, after=prediction_length)
     around = Around(length=after_length, limits=frame.lengths, period=period)
     return _gather_around(frame, raw, series, origin, around, context_length=context_length, gap=gap)
 

@@ -79,7 +79,8 @@ class Detector:
         self.num_series = num_series
         """Of the job that measured the nulls."""
         self.context_length = context_length
-        """Steps the source is shown before a block; of rivals as many as they can use."""
+        """Steps the source is shown before a block, and behind one seen from both sides; of rivals what they use.
+        """
         self.min_context = min_context
         self.nulls = nulls
         """By the endings of their names: "" its own, `EDGE`, `TOGETHER`; empty where no job measured any."""
@@ -153,7 +154,8 @@ class Detector:
         skipped = tuple(np.flatnonzero(~scored).tolist())
         if asked.together:
             joint.check_clock(frame, skipped)
-        begin = first if self.nulls else np.maximum(least, first - MAX_NULL_POINTS)
+        measured = bool(self.nulls) and not (asked.together and self.null_together(frame) is None)
+        begin = first if measured else np.maximum(least, first - MAX_NULL_POINTS)
         horizon = self.setting.prediction_length
         series, origin, count = blocks_of(np.where(scored, begin, lengths), lengths, horizon=horizon)
         blind = np.empty(0, dtype=np.int64)
@@ -173,13 +175,17 @@ class Detector:
         )
         return Scanning(self, scan, asked)
 
+    def null_together(self, frame: SeriesFrame) -> Null | None:
+        """What a job measured of all series as one system, where it had as many of them."""
+        return self.nulls.get(TOGETHER) if self.num_series == len(frame) else None
+
     def batch(self, scan: Scan, chosen: slice) -> WindowBatch:
         """The blocks of one pass, with what they are shown."""
         around = None
         if self.setting.is_two_sided:
             is_blind = chosen.start >= len(scan.series) - scan.num_blind
             limits = np.zeros_like(scan.frame.lengths) if is_blind else scan.frame.lengths
-            around = Around(length=self.setting.context_length, limits=limits)
+            around = Around(length=self.context_length, limits=limits)
         batch = gather(
             scan.frame,
             scan.series[chosen],
@@ -241,7 +247,7 @@ class Scanning:
             system = joint.score(
                 [laid.in_units(i, pair) for i, pair in zip(laid.series, known, strict=True)],
                 first=int(scan.first[laid.series[0]]),
-                stored=stored.get(TOGETHER) if self.detector.num_series == len(scan.frame) else None,
+                stored=self.detector.null_together(scan.frame),
                 level=level,
                 names=tuple(scan.frame.item_ids[i] for i in laid.series),
             )

@@ -37,6 +37,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MAX_TRIAL_SPANS = 128
 """Observed spans that are hidden on trial where no job calibrated any intervals."""
+WHOLE_TRIALS = 0.5
+"""Share of them that are as long as the longest gap."""
 MIN_TRIAL_SCORES = 10
 LISTED = 5
 
@@ -125,7 +127,8 @@ class Imputer:
     def side(self, gap: int) -> int:
         """Steps that are shown on each side of a gap."""
         if self.spec is None:
-            return rivals.history_needed(self.name, context_length=RIVAL_CONTEXT, period=self.period)
+            shown = RIVAL_CONTEXT if self.setting is None else self.setting.context_length
+            return rivals.history_needed(self.name, context_length=shown, period=self.period)
         most = side_length(self.spec, gap) if self.spec.reconstructs else self.spec.context_length
         return min(most, UNTUNED_CONTEXT if self.setting is None else self.setting.context_length)
 
@@ -149,10 +152,19 @@ class Imputer:
             raise _too_long(frame, series[too_long], first[too_long], length[too_long], longest, self.name)
         return Filling(self, frame, (series, first, length), fits, tuple(float(q) for q in quantile_levels))
 
-    def windows(self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints) -> WindowBatch:
-        """Gaps of one pass."""
-        side = self.side(int(length.max()))
-        return gaps_at(frame, series, first, length, context_length=side, after_length=side, period=self.season)
+    def windows(self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints, room: int) -> WindowBatch:
+        """Gaps of one pass, which has `room` steps for each."""
+        side = self.side(room)
+        return gaps_at(
+            frame,
+            series,
+            first,
+            length,
+            context_length=side,
+            prediction_length=room,
+            after_length=side,
+            period=self.season,
+        )
 
 
 class Filling:
@@ -173,14 +185,15 @@ class Filling:
         self.one_sided = begins | ends
         self.horizon = 0 if imputer.setting is None else imputer.setting.prediction_length
         """Steps of the longest gap that a job calibrated."""
-        kind = np.where(self.one_sided, 2, self.length > self.horizon)
-        order = np.lexsort((self.length, kind))
-        kept = order[fits[order]]
-        kinds = [kept[kind[kept] == one] for one in range(3)]
+        self.room = _room(self.length, tuned=self.horizon, longest=imputer.longest)
+        kept = np.flatnonzero(fits)
+        kinds = [kept[self.room[kept] == room] for room in np.unique(self.room[kept]).tolist()]
         self.chunks = [part[i : i + BATCH_SIZE] for part in kinds for i in range(0, len(part), BATCH_SIZE)]
         self.source = imputer.source
-        untuned = imputer.setting is None and (bool(levels) or isinstance(self.source, FillSource))
-        self.trials = self._trials() if untuned and len(kept) else None
+        self.mixes = imputer.setting is None and isinstance(self.source, FillSource)
+        """Whether no job has measured yet how much of the plain fill is mixed in."""
+        unmeasured = self.mixes or (bool(levels) and imputer.calibration is None)
+        self.trials = self._trials() if unmeasured and len(kept) else None
         self._tried: list[Tried] = []
         self.values = frame.values.copy()
         self.quantiles = np.full((len(levels), len(frame.values)), np.nan)
@@ -202,14 +215,15 @@ class Filling:
             return
         chosen = self.chunks[chunk - self._num_trial_chunks]
         series, first, length = self.series[chosen], self.first[chosen], self.length[chosen]
-        batch = self.imputer.windows(self.frame, series, first, length)
-        answer = self.source(batch, int(length.max()))
+        room = int(self.room[chosen[0]])
+        batch = self.imputer.windows(self.frame, series, first, length, room)
+        answer = self.source(batch, room)
         step = np.arange(answer.point.shape[1])
         inside = step[None, :] < length[:, None]
         at = (self.frame.offsets[series] + first)[:, None] + step
         self.values[at[inside]] = answer.point[inside]
         if self.levels:
-            quantiles = self._spread(answer, batch, is_one_sided=bool(self.one_sided[chosen[0]]))
+            quantiles = self._spread(answer, batch, self.one_sided[chosen])
             if quantiles is not None:
                 self.quantiles[:, at[inside]] = quantiles.transpose(1, 0, 2)[:, inside]
 
@@ -217,19 +231,20 @@ class Filling:
         """Hides observed spans; the last time it settles how much of the plain fill is mixed in, and how far off that
         is."""
         indices = np.arange(chunk * BATCH_SIZE, min((chunk + 1) * BATCH_SIZE, len(trials)))
-        if isinstance(self.source, FillSource):
+        is_last = chunk == self._num_trial_chunks - 1
+        found: Calibration | None = None
+        if self.mixes and isinstance(self.source, FillSource):
             seasonal = self.source.mixed(0.0, period=self.imputer.season)
             self._tried.append(Tried.of(seasonal, trials, indices))
-        if chunk < self._num_trial_chunks - 1:
-            return
-        if not isinstance(self.source, FillSource):
-            self._calibration = calibrate.fit(self.source, trials)
-            return
-        share = share_of(sum((one.errors() for one in self._tried), np.zeros(len(SHARES))))
-        self.source = self.source.mixed(share, period=self.imputer.season)
-        if self.levels:
-            answers = (calibrate.laid_out(one.batch, one.target, one.mixed(share)) for one in self._tried)
-            self._calibration = calibrate.fit_answers(answers, self.source.levels)
+            if is_last:
+                share = share_of(sum((one.errors() for one in self._tried), np.zeros(len(SHARES))))
+                self.source = seasonal.mixed(share)
+                answers = (calibrate.laid_out(one.batch, one.target, one.mixed(share)) for one in self._tried)
+                found = calibrate.fit_answers(answers, self.source.levels)
+        elif is_last:
+            found = calibrate.fit(self.source, trials)
+        if self.levels and found is not None and found.num_scores >= MIN_TRIAL_SCORES:
+            self._calibration = found
 
     def finish(self) -> Filled:
         """Everything that was filled, and what is to be known about it."""
@@ -257,13 +272,28 @@ class Filling:
             notes=self._notes(known),
         )
 
-    def _spread(self, answer: Answer, batch: WindowBatch, *, is_one_sided: bool) -> Floats | None:
-        """[G, Q, H], or None where the source has no intervals."""
-        found = self._calibration
-        if found is not None and found.num_scores >= MIN_TRIAL_SCORES:
-            if not is_one_sided:
-                return spread(found, answer, batch, self.levels).quantiles
-            return self._outwards(found, answer, batch)
+    def _spread(self, answer: Answer, batch: WindowBatch, one_sided: Bools) -> Floats | None:
+        """[G, Q, H], NaN behind each gap, or None where the source has no intervals."""
+        if self._calibration is None:
+            return self._native(answer)
+        assert batch.gap is not None, "gaps have a length"
+        out = np.full((len(batch), len(self.levels), answer.point.shape[1]), np.nan)
+        for steps in np.unique(batch.gap).tolist():  # by themselves: longer ones beside them change nothing
+            for is_one in (False, True):
+                rows = np.flatnonzero((batch.gap == steps) & (one_sided == is_one))
+                if not len(rows):
+                    continue
+                native = None if answer.quantiles is None else answer.quantiles[rows, :, :steps]
+                part = replace(answer, point=answer.point[rows, :steps], quantiles=native)
+                gaps = replace(batch, gap=batch.gap[rows], origin=batch.origin[rows], scale=batch.scale[rows])
+                if is_one:
+                    out[rows, :, :steps] = self._outwards(self._calibration, part, gaps)
+                else:
+                    out[rows, :, :steps] = spread(self._calibration, part, gaps, self.levels).quantiles
+        return out
+
+    def _native(self, answer: Answer) -> Floats | None:
+        """[G, Q, H] what the source itself says; None where that does not hold every level."""
         if answer.quantiles is None:
             return None
         low, high = answer.levels[0], answer.levels[-1]
@@ -306,13 +336,15 @@ class Filling:
             prediction_length=horizon,
             stride=1,
             num_dropped=0,
-            around=Around(length=side, limits=frame.lengths, period=self.imputer.season, vary=True),
+            around=Around(length=side, limits=frame.lengths, period=self.imputer.season, vary=True, whole=WHOLE_TRIALS),
         )
 
     def _notes(self, known: bool) -> tuple[str, ...]:
         notes = []
         if not known:
             notes.append(f"No intervals: too little of the series is observed for {self.imputer.name} to have any.")
+        elif self.levels and self._calibration is None and self.fits.any():
+            notes.append(f"Intervals are {self.imputer.name}'s own: too little is observed to calibrate them on trial.")
         elif self.levels and self.imputer.calibration is None and self.fits.any():
             notes.append("Intervals are conformal over observed spans of the given series, hidden on trial.")
         if self.horizon and (longer := self.fits & (self.length > self.horizon)).any():
@@ -334,6 +366,15 @@ def gaps_of(frame: SeriesFrame) -> tuple[Ints, Ints, Ints]:
     ends = np.flatnonzero(missing & after) + 1
     series = np.searchsorted(frame.offsets, begins, side="right") - 1
     return series.astype(np.int64), begins - frame.offsets[series], ends - begins
+
+
+def _room(length: Ints, *, tuned: int, longest: int | None) -> Ints:
+    """[G] steps of the pass that fills each gap: those that a job tuned and judged, else the next power of two.
+
+    It is a gap's own, so that neither where patches begin nor how much is shown depends on the gaps beside it.
+    """
+    power = 2 ** np.ceil(np.log2(length)).astype(np.int64)
+    return np.where(length <= tuned, tuned, power if longest is None else np.minimum(power, longest))
 
 
 def _turned(x: Floats, gap: Ints, rows: Bools) -> Floats:

@@ -47,6 +47,12 @@ class TestGaps:
         assert np.bincount(drawn, minlength=HORIZON + 1)[1:] == pytest.approx(1_000, abs=120)
         assert (drawn.min(), drawn.max()) == (1, HORIZON)
 
+    def test_a_share_of_them_may_be_whole(self) -> None:
+        """Beside those that are drawn whole anyway."""
+        drawn = np.bincount(around(vary=True, whole=0.5).gaps(*places(8_000), HORIZON), minlength=HORIZON + 1)
+        assert drawn[1:HORIZON] == pytest.approx(500, abs=90)
+        assert drawn[HORIZON] == pytest.approx(4_500, abs=180)
+
     def test_a_window_keeps_its_gap_whatever_stands_beside_it(self) -> None:
         series, origin = places(50)
         together = around(vary=True).gaps(series, origin, HORIZON)
@@ -106,7 +112,9 @@ def raw(batch: WindowBatch, scaled: np.ndarray | None) -> np.ndarray:
 class TestWhatIsShown:
     def test_the_gap_is_hidden_and_what_follows_it_is_shown_at_once(self) -> None:
         frame, one = frame_of(np.arange(40.0)), np.array([0])
-        batch = gaps_at(frame, one, np.array([10]), np.array([3]), context_length=4, after_length=5, period=7)
+        batch = gaps_at(
+            frame, one, np.array([10]), np.array([3]), context_length=4, prediction_length=3, after_length=5, period=7
+        )
         assert raw(batch, batch.context).tolist() == pytest.approx(np.array([[6, 7, 8, 9]]))
         assert raw(batch, batch.target).tolist() == pytest.approx(np.array([[10, 11, 12]]))
         assert raw(batch, batch.after).tolist() == pytest.approx(np.array([[13, 14, 15, 16, 17]]))
@@ -116,7 +124,8 @@ class TestWhatIsShown:
 
     def test_gaps_of_other_lengths_share_a_batch_with_nan_behind_the_shorter(self) -> None:
         frame, two = frame_of(np.arange(40.0)), np.array([0, 0])
-        batch = gaps_at(frame, two, np.array([10, 35]), np.array([2, 4]), context_length=4, after_length=3, period=1)
+        sides = {"context_length": 4, "after_length": 3, "period": 1}
+        batch = gaps_at(frame, two, np.array([10, 35]), np.array([2, 4]), prediction_length=4, **sides)
         assert np.isnan(batch.target).tolist() == [[False, False, True, True], [False] * 4]
         assert raw(batch, batch.after)[0].tolist() == pytest.approx([12, 13, 14])
         assert np.isnan(raw(batch, batch.after)[1]).tolist() == [False, True, True], "the series ends there"
@@ -126,7 +135,8 @@ class TestWhatIsShown:
         spiked = values.copy()
         spiked[20:24] = 1e6
         at = (np.array([0]), np.array([20]), np.array([4]))
-        one, other = (gaps_at(frame_of(v), *at, context_length=9, after_length=9, period=1) for v in (values, spiked))
+        sides = {"context_length": 9, "prediction_length": 4, "after_length": 9, "period": 1}
+        one, other = (gaps_at(frame_of(v), *at, **sides) for v in (values, spiked))
         for name in ("context", "after", "loc", "scale"):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
 

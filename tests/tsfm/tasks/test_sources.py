@@ -52,7 +52,7 @@ def by_forecasts(**settings: Any) -> FillSource:
 def gaps(*gap: int, frame: SeriesFrame | None = None, first: int = 10, side: int = 6) -> WindowBatch:
     frame = frame_of(np.where(np.arange(40) < 12, 3.0, 9.0)) if frame is None else frame
     where = (np.zeros(len(gap), dtype=np.int64), np.full(len(gap), first), np.array(gap))
-    return gaps_at(frame, *where, context_length=side, after_length=side, period=4)
+    return gaps_at(frame, *where, context_length=side, prediction_length=max(gap), after_length=side, period=4)
 
 
 class TestFillByForecasts:
