@@ -93,8 +93,14 @@ def _beside(cell: dict[str, Any]) -> list[str]:
     return [
         _name(cell),
         times["reference"],
-        *[f"**{one['ratio']:.2f}** ({_number(one['reference_ms'])})" if "ratio" in one else "–" for one in found],
+        *[_ratio(one) for one in found],
     ]
+
+
+def _ratio(found: dict[str, Any]) -> str:
+    if "ratio" in found:
+        return f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])})"
+    return "too large" if found.get("reference_too_large") else "–"
 
 
 def _name(cell: dict[str, Any]) -> str:

@@ -242,6 +242,23 @@ def test_backbones_are_measured_beside_a_reference_and_once(
     assert "| units-x32 (tiny) | itself |" in capsys.readouterr().out
 
 
+def test_a_reference_that_memory_is_denied_leaves_its_time_open(bench: Bench) -> None:
+    backbones, asked = bench("backbones"), options(rounds=2, seconds=60.0)
+
+    def too_large() -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    def broken() -> None:
+        raise RuntimeError("shapes do not match")
+
+    alone = backbones.in_turns(lambda: None, too_large, asked)
+    assert alone["reference_too_large"]
+    assert "ratio" not in alone
+    assert bench("backbones_table")._ratio(alone) == "too large"
+    with pytest.raises(RuntimeError, match="shapes"):
+        backbones.in_turns(lambda: None, broken, asked)
+
+
 def test_a_reference_that_is_not_there_says_why(bench: Bench) -> None:
     references = bench("references")
     with pytest.raises(references.AbsentReference, match="GitHub only"):
