@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from backbones_table import markdown, ratios
 from common import MIB, RESULTS, Row, append, facts, median, peak_rss_bytes, run
-from references import AbsentReference, Reference, reference
+from references import AbsentReference, Loss, Reference, reference
 
 from tsfm import catalog, methods
 from tsfm.backbones import implementation
@@ -236,18 +236,25 @@ def forecasts(
 def steps_of(
     name: str, subject: Subject, theirs: Reference | None, rows: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Of one method; the reference takes turns with `full` alone."""
+    """Of one method; the reference takes turns with `full` alone, its narrower losses after its own."""
     batch = subject.batch(rows)
     method, model = prepared(name, subject)
     ours = stepper([p for _, p in method.trainable_parameters(model)], lambda: gradients(method, model, batch))
-    other: Callable[[], None] | None = None
-    if name == "full" and theirs is not None and theirs.loss is not None:
-        loss = theirs.loss
-        theirs.network.train()
-        used = [p for p in theirs.network.parameters() if p.requires_grad]
-        other = stepper(used, lambda: loss(batch.context, batch.target).backward())
     with model_in_training(model):
-        return in_turns(ours, other, options)
+        if name != "full" or theirs is None or theirs.loss is None:
+            return in_turns(ours, None, options)
+        answer = in_turns(ours, reference_stepper(theirs, theirs.loss, batch), options)
+        narrower = {
+            trained: in_turns(ours, reference_stepper(theirs, loss, batch), options)
+            for trained, loss in theirs.narrower.items()
+        }
+        return answer | ({"narrower": narrower} if narrower else {})
+
+
+def reference_stepper(theirs: Reference, loss: Loss, batch: Batch) -> Callable[[], None]:
+    theirs.network.train()
+    used = [p for p in theirs.network.parameters() if p.requires_grad]
+    return stepper(used, lambda: loss(batch.context, batch.target).backward())
 
 
 def prepared(name: str, subject: Subject) -> tuple[Method, Backbone]:

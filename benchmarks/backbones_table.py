@@ -46,7 +46,10 @@ def ratios(cells: Sequence[dict[str, Any]]) -> list[Row]:
         times = cell["times"]
         measured = {f"forecast, batch {rows_}": found for rows_, found in times["forecasts"].items()}
         if "full" in times["steps"]:
-            measured[f"training step, batch {times['steps']['full']['batch']}"] = times["steps"]["full"]
+            step = f"training step, batch {times['steps']['full']['batch']}"
+            measured[step] = times["steps"]["full"]
+            narrower = times["steps"]["full"].get("narrower", {})
+            measured |= {f"{step}, {trained}": found for trained, found in narrower.items()}
         rows += [
             Row(
                 question=f"{cell['name']}: {what} ÷ {times['reference']}",
@@ -98,9 +101,10 @@ def _beside(cell: dict[str, Any]) -> list[str]:
 
 
 def _ratio(found: dict[str, Any]) -> str:
-    if "ratio" in found:
-        return f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])})"
-    return "too large" if found.get("reference_too_large") else "–"
+    if "ratio" not in found:
+        return "too large" if found.get("reference_too_large") else "–"
+    others = [f"; {trained} {_ratio(narrower)}" for trained, narrower in found.get("narrower", {}).items()]
+    return "".join([f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])})", *others])
 
 
 def _name(cell: dict[str, Any]) -> str:
