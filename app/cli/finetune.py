@@ -35,6 +35,9 @@ PredictionLength = Annotated[
 ]
 Task = Annotated[str | None, typer.Option(help="forecast, anomaly_detection or imputation.")]
 Scoring = Annotated[str | None, typer.Option(help="Of anomaly_detection: forecast, every_patch or reconstruction.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
+]
 
 
 def finetune(
@@ -46,9 +49,7 @@ def finetune(
     method: Annotated[str | None, typer.Option(help="How to tune it: sff, auto, lora, …")] = None,
     alpha: Annotated[str | None, typer.Option(help='SFF: weight on the pretrained side, 0 to 1, or "search".')] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history the model sees.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
-    ] = None,
+    settings: Settings = None,
     method_options: Annotated[
         list[str] | None, typer.Option("--method-option", metavar="NAME=VALUE", help="Of the method; repeatable.")
     ] = None,
