@@ -243,17 +243,21 @@ class Tiny(Backbone):
         The mean of what it says of the window and of its mirror image: its seasonal copies look back in time, and what
         lies between two sides repeats what came after it as much as what came before.
         """
-        both = torch.cat([values, values.flip(1)]), torch.cat([hidden, hidden.flip(1)])
+        mirror = _mirror(values, hidden)
+        both = torch.cat([values, values.gather(1, mirror)]), torch.cat([hidden, hidden.gather(1, mirror)])
         out, location, scale = self._encode(both[0], ~both[0].isnan() & ~both[1])
         forth, back = _denormalise(out, location, scale).chunk(2)
-        quantiles = ((forth + back.flip(2)) / 2).sort(dim=1).values
+        # The mirror is its own inverse: what it moved to a step, it takes back from there.
+        quantiles = ((forth + back.gather(2, mirror.unsqueeze(1).expand_as(back))) / 2).sort(dim=1).values
         return Prediction(
             point=quantiles[:, self.levels.index(0.5)], point_kind="median", quantiles=quantiles, levels=self.levels
         )
 
     def reconstruction_loss(self, values: Tensor, hidden: Tensor) -> Tensor:
         """What it was pretrained with, of the window and of its mirror image."""
-        return self.masked_loss(torch.cat([values, values.flip(1)]), torch.cat([hidden, hidden.flip(1)]))
+        mirror = _mirror(values, hidden)
+        both = torch.cat([values, values.gather(1, mirror)]), torch.cat([hidden, hidden.gather(1, mirror)])
+        return self.masked_loss(*both)
 
     def masked_loss(self, values: Tensor, hidden: Tensor, *, relative: bool = False) -> Tensor:
         """Pinball loss in the normalised space, averaged over the observed points of `values` that are hidden.
@@ -305,6 +309,18 @@ class Tiny(Backbone):
             x = through(layer, x, rotation, keys, checkpointing=self.gradient_checkpointing and self.training)
         out: Tensor = self.output(self.norm(x), patched)
         return out.transpose(1, 2).reshape(b, len(self.levels), total)[..., pad:], location, scale
+
+
+def _mirror(values: Tensor, hidden: Tensor) -> Tensor:
+    """[B, T] the place that each step of the mirror image comes from; left padding stays on the left.
+
+    Padding is what stands before the first point that is known or asked for.
+    """
+    length = values.shape[1]
+    used = ~values.isnan() | hidden
+    first = used.int().argmax(1, keepdim=True)
+    index = torch.arange(length, device=values.device)
+    return (first + length - 1 - index) % length
 
 
 def _standardisation(known: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
