@@ -231,13 +231,12 @@ class Patches(NamedTuple):
     scale: Tensor
     """[B, N] their deviation; 0 where they are all the same."""
     steps: int | None = None
-    """How many steps the heads are asked for; None: all they know. Most of the second head is for horizons that hardly
-    anybody has: computing all of it takes a tenth of a single forecast."""
+    """Steps the heads are asked for; None: all they know, of which the second's take a tenth of a single forecast."""
 
-    def last(self) -> "Patches":
-        """The last patch alone."""
+    def last(self, number: int = 1) -> "Patches":
+        """The last so many patches alone."""
         hidden, location, scale, steps = self
-        return Patches(hidden[:, -1:], location[:, -1:], scale[:, -1:], steps)
+        return Patches(hidden[:, -number:], location[:, -number:], scale[:, -number:], steps)
 
 
 class TimesFM(Backbone):
@@ -358,12 +357,12 @@ class TimesFM(Backbone):
         return (mean * weight).sum() / weight.sum().clamp(min=1)
 
     def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
-        """The first head's deciles after every patch; gaps in `target` hold the last value before them."""
+        """The first head's deciles after every patch; gaps in `target` hold the last value before."""
         p, steps = self.sizes.patch_length, target.shape[1]
         known, masked = self.prepared(context, room=self.sizes.context_length - steps)
         values = hold(torch.cat([known, target[:, :-p]], dim=1))
-        patches = self.hidden(values, F.pad(masked, (0, steps - p)))
-        said = self.next_steps(Patches(*(t[:, -(steps // p) :] for t in patches)))[:, :, :p, 1:]
+        patches = self.hidden(values, F.pad(masked, (0, steps - p)), steps=p)
+        said = self.next_steps(patches.last(steps // p))[..., 1:]
         deciles = uncrossed(said.flatten(1, 2), median=self.sizes.median - 1).transpose(1, 2)
         return Prediction(
             point=deciles[:, self.sizes.median - 1],
