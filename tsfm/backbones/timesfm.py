@@ -361,7 +361,7 @@ class TimesFM(Backbone):
         p, steps = self.sizes.patch_length, target.shape[1]
         known, masked = self.prepared(context, room=self.sizes.context_length - steps)
         values = hold(torch.cat([known, target[:, :-p]], dim=1))
-        patches = self.hidden(values, F.pad(masked, (0, steps - p)), steps=p)
+        patches = self.hidden(values, F.pad(masked, (0, steps - p)))._replace(steps=p)
         said = self.next_steps(patches.last(steps // p))[..., 1:]
         deciles = uncrossed(said.flatten(1, 2), median=self.sizes.median - 1).transpose(1, 2)
         return Prediction(
