@@ -1,4 +1,4 @@
-"""For tests of the routes that score points and fill gaps: a toy of every task, and models tuned for one in a gateway."""
+"""For tests of the routes that score points and fill gaps: a toy of every task, and models tuned for one."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
