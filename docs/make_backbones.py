@@ -81,7 +81,9 @@ def _limits(spec: BackboneSpec) -> Iterator[str]:
         "answers": _answers(spec),
         "missing values": "masked" if spec.handles_missing else "filled from their neighbours",
         "covariates": " and ".join(can) or "none",
-        "tasks": ", ".join(spec.tasks),
+        "tasks": ", ".join(f"`{task}`" for task in spec.tasks),
+        "scores points by": " or ".join(f"`{scoring}`" for scoring in spec.scorings),
+        "fills gaps": "from both sides at once" if spec.reconstructs else "by a forecast from each side",
         "licence": spec.licence + (": **not for commercial use**" if spec.non_commercial else ""),
     }
     yield "## Limits and abilities\n\n| | |\n|---|---|"

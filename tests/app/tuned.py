@@ -44,8 +44,16 @@ def frame(num_series: int = 2, length: int = 240, *, seed: int = 0) -> SeriesFra
     )
 
 
-def tune(work_dir: Path, weights_dir: Path, *, seed: int = 0, method: str = "full") -> Tuned:
-    """One short epoch on the toy."""
+def tune(
+    work_dir: Path,
+    weights_dir: Path,
+    *,
+    seed: int = 0,
+    method: str = "full",
+    series: SeriesFrame | None = None,
+    **asked: Any,
+) -> Tuned:
+    """One short epoch on the toy; `asked` is more of the request."""
     out = work_dir / "artifact"
     result = run(
         FinetuneRequest(
@@ -55,8 +63,9 @@ def tune(work_dir: Path, weights_dir: Path, *, seed: int = 0, method: str = "ful
             context_length=32,
             hyperparameters={"max_epochs": 1, "learning_rate": 1e-3},
             seed=seed,
+            **asked,
         ),
-        frame(seed=seed),
+        frame(seed=seed) if series is None else series,
         weights_dir=weights_dir,
         state_dir=work_dir / "state",
         out_dir=out,

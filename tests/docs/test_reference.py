@@ -11,6 +11,7 @@ import typer
 from app.cli.main import app as command
 from tests.architecture.repo import ROOT, tracked
 from tsfm import catalog
+from tsfm.spec import SCORINGS
 
 REFERENCE = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
 EVERYTHING = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
@@ -46,7 +47,10 @@ def test_every_page_is_in_the_index() -> None:
     assert [page for page in pages if f"]({page})" not in REFERENCE] == []
 
 
-@pytest.mark.parametrize("name", [*catalog.METHODS, *catalog.BACKBONES, *catalog.RIVALS])
+@pytest.mark.parametrize(
+    "name",
+    [*catalog.METHODS, *catalog.BACKBONES, *catalog.RIVALS, *catalog.FILL_RIVALS, *catalog.TASKS, *SCORINGS],
+)
 def test_every_name_of_the_catalogue_is_documented(name: str) -> None:
     assert f"`{name}`" in EVERYTHING
 

@@ -1,0 +1,81 @@
+"""For tests of the routes that score points and fill gaps: a toy of every task, and models tuned for one."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.auth.keys import make_key
+from app.auth.repository import add_key, tenant_named
+from app.db import session_scope
+from app.registry.register import Registered
+from tests import toy
+from tests.app.forecasts.conftest import Gateway
+from tests.app.tuned import register, tune
+from tests.tsfm.jobs import toy_of_every_task
+
+LENGTH = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Versions of the same weights, tuned for one task."""
+
+    won: Registered
+    """Promoted."""
+    lost: Registered
+    """Beaten by zero-shot."""
+
+
+@contextlib.contextmanager
+def models_for(
+    task: str, gateway: Gateway, folder: Path, weights_dir: Path, file: str | None = None
+) -> Iterator[Models]:
+    """The toy does every task for as long as the block lasts; `file` is that of the training series."""
+    with toy.registered(weights_dir), toy_of_every_task():
+        tuned = tune(folder, weights_dir, task=task)
+        yield Models(
+            won=register(gateway.engine, gateway.store, tuned, suffix=f"{task[:3]}won", training_file=file),
+            lost=register(gateway.engine, gateway.store, tuned, suffix=f"{task[:3]}lost", fallback="zero_shot"),
+        )
+
+
+def wave(length: int = LENGTH, *, seed: int = 0) -> list[float]:
+    """Hourly, a daily sine around 10 with noise."""
+    noise = np.random.default_rng(seed).normal(size=length)
+    wave = 10 + np.sin(np.arange(length) * 2 * np.pi / 24) + 0.1 * noise
+    return [float(value) for value in wave.round(6)]
+
+
+def csv_of(values: Sequence[float | None]) -> bytes:
+    """Hours from 2026 on; a time whose value is None is left out."""
+    times = np.datetime64("2026-01-01T00:00:00") + np.arange(len(values)) * np.timedelta64(1, "h")
+    rows = [f"{time},{value}" for time, value in zip(times, values, strict=True) if value is not None]
+    return ("timestamp,target\n" + "\n".join(rows) + "\n").encode()
+
+
+def with_scopes(gateway: Gateway, route: str, body: dict[str, Any], scopes: Sequence[str]) -> httpx.Response:
+    """The answer to a key that has these scopes alone."""
+    key = make_key()
+    with session_scope(gateway.engine) as session:
+        owner = tenant_named(session, "local").id
+        add_key(session, key_id=key.id, tenant_id=owner, name="t", sha256=key.sha256, scopes=list(scopes))
+    url = gateway.clients["local"].base_url.join(route)
+    return httpx.post(url, json=body, headers={"authorization": f"Bearer {key.secret}"}, trust_env=False)
+
+
+def upload(gateway: Gateway, data: bytes) -> str:
+    """The id of a file of the tenant "local"."""
+    sent = gateway.clients["local"].post("/v1/files", files={"file": ("a.csv", data)})
+    assert sent.status_code in (200, 201), sent.text
+    return str(sent.json()["id"])
+
+
+def few_points(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Until the test ends the gateway takes so many points in one request."""
+    monkeypatch.setitem(gateway.settings.__dict__, "max_scored_points", most)
