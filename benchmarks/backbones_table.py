@@ -46,7 +46,10 @@ def ratios(cells: Sequence[dict[str, Any]]) -> list[Row]:
         times = cell["times"]
         measured = {f"forecast, batch {rows_}": found for rows_, found in times["forecasts"].items()}
         if "full" in times["steps"]:
-            measured[f"training step, batch {times['steps']['full']['batch']}"] = times["steps"]["full"]
+            step = f"training step, batch {times['steps']['full']['batch']}"
+            measured[step] = times["steps"]["full"]
+            narrower = times["steps"]["full"].get("narrower", {})
+            measured |= {f"{step}, {trained}": found for trained, found in narrower.items()}
         rows += [
             Row(
                 question=f"{cell['name']}: {what} ÷ {times['reference']}",
@@ -93,8 +96,15 @@ def _beside(cell: dict[str, Any]) -> list[str]:
     return [
         _name(cell),
         times["reference"],
-        *[f"**{one['ratio']:.2f}** ({_number(one['reference_ms'])})" if "ratio" in one else "–" for one in found],
+        *[_ratio(one) for one in found],
     ]
+
+
+def _ratio(found: dict[str, Any]) -> str:
+    if "ratio" not in found:
+        return "too large" if found.get("reference_too_large") else "–"
+    others = [f"; {trained} {_ratio(narrower)}" for trained, narrower in found.get("narrower", {}).items()]
+    return "".join([f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])})", *others])
 
 
 def _name(cell: dict[str, Any]) -> str:

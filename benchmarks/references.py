@@ -7,13 +7,16 @@ on its outputs. Nothing here is compared but time: tests/parity compares numbers
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of `context` [B, T] and `target` [B, H]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +27,10 @@ class Reference:
     network: nn.Module
     forward: Callable[[Tensor], Tensor]
     """Forecast of the horizon after `context` [B, T]."""
-    loss: Callable[[Tensor, Tensor], Tensor] | None
-    """Its training loss on `context` [B, T] and `target` [B, H]; None where its code cannot train here."""
+    loss: Loss | None
+    """Its training loss; None where its code cannot train here."""
+    narrower: Mapping[str, Loss] = field(default_factory=dict)
+    """Losses that leave some of what ours trains without a gradient, by what they do train: timed as well."""
 
 
 class AbsentReference(Exception):
@@ -235,26 +240,48 @@ def _distribution(name: str) -> Any:
 
 
 def _timesfm(config: Mapping[str, Any], horizon: int) -> Reference:
-    """The published size only, which is all that its class knows."""
+    """The published size only, which is all that its class knows; it draws every norm as 0, here they are 1.
+
+    The package has no loss. That of the class in `transformers`, by which Google's own example fine-tunes, trains both
+    heads, and so does the one here: mean and deciles of what every patch says, and the deciles of the second head where
+    the target begins. It costs what the network's `forward` makes of it: the second head speaks at every patch.
+    """
     theirs = _module("timesfm.timesfm_2p5.timesfm_2p5_torch")
     network = theirs.TimesFM_2p5_200M_torch_module()
     if (config["hidden_size"], config["num_hidden_layers"]) != (network.md, network.x):
         raise AbsentReference("its class knows the published size alone")
+    for name, parameter in network.named_parameters():
+        if name.endswith("_ln.scale"):
+            nn.init.ones_(parameter)
     levels = torch.arange(1, 10) / 10
 
-    def loss(context: Tensor, target: Tensor) -> Tensor:
+    def said(context: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, N, o, 10] of the first head, [B, 1024, 10] of the second, [B, N, o] what came."""
         z, _, _ = _standardised(torch.cat([context, target], dim=1))
         tokens = z[:, : context.shape[1]].reshape(len(z), -1, network.p)
-        (_, _, said, _), _ = network(tokens, torch.zeros_like(tokens, dtype=torch.bool))
-        said = said.unflatten(-1, (network.o, network.q))[..., 1:].transpose(-1, -2)
-        future = F.pad(z[:, network.p :], (0, network.o)).unfold(1, network.o, network.p)[:, : said.shape[1]]
-        return _pinball(said, future, levels)
+        (_, _, near, far), _ = network(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        near = near.unflatten(-1, (network.o, network.q))
+        future = F.pad(z[:, network.p :], (0, network.o)).unfold(1, network.o, network.p)[:, : near.shape[1]]
+        return near, far[:, -1].unflatten(-1, (network.os, network.q)), future
+
+    def first_head(context: Tensor, target: Tensor) -> Tensor:
+        near, _, future = said(context, target)
+        return _pinball(near[..., 1:].transpose(-1, -2), future, levels)
+
+    def both_heads(context: Tensor, target: Tensor) -> Tensor:
+        near, far, future = said(context, target)
+        steps, middle = target.shape[1], slice(network.aridx, network.aridx + 1)
+        last, far = near[:, -1, :steps], far[:, :steps]
+        deciles = far[..., 1:] + (last - far)[..., middle]
+        every = F.mse_loss(near[..., 0], future) + _pinball(near[..., 1:].transpose(-1, -2), future, levels)
+        return every + _pinball(deciles.transpose(-1, -2), future[:, -1, :steps], levels)
 
     return Reference(
         package="timesfm",
         network=network,
         forward=lambda context: network.decode(horizon, context, torch.zeros_like(context, dtype=torch.bool))[0],
-        loss=loss,
+        loss=both_heads,
+        narrower={"its first head alone": first_head},
     )
 
 

@@ -3,7 +3,7 @@
 Nothing is chosen here: the calibration block sets the offsets, the test block is only measured, after everything.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,10 +64,16 @@ def report(
 
 def fit(source: Source, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Calibration | None:
     """Scores of `windows`, pooled over series per step; None where a step has no observed target at all."""
-    scores = []
-    for batch, target, answer in _answers(source, windows, np.arange(len(windows)), should_stop):
-        scores.append(scores_of(target, answer.point, answer.quantiles, answer.levels, batch.scale))
-    made = fitted(np.concatenate(scores, axis=1), source.levels) if scores else None
+    return fit_answers(_answers(source, windows, np.arange(len(windows)), should_stop), source.levels)
+
+
+def fit_answers(answers: Iterable[tuple[WindowBatch, Floats, Answer]], levels: tuple[float, ...]) -> Calibration | None:
+    """From windows, their targets and what a source with these native `levels` said of them, as `laid_out`."""
+    scores = [
+        scores_of(target, answer.point, answer.quantiles, answer.levels, batch.scale)
+        for batch, target, answer in answers
+    ]
+    made = fitted(np.concatenate(scores, axis=1), levels) if scores else None
     return made if made is not None and made.num_scores else None
 
 
@@ -128,12 +134,14 @@ def _answers(
         indices = chosen[begin : begin + BATCH_SIZE]
         batch = windows.batch(indices)
         target, answer = windows.raw_target(indices), source(batch, windows.prediction_length)
-        yield (batch, target, answer) if batch.gap is None else _by_edge(batch, target, answer, batch.gap)
+        yield laid_out(batch, target, answer)
 
 
-def _by_edge(
-    batch: WindowBatch, target: Floats, answer: Answer, gap: NDArray[np.int64]
-) -> tuple[WindowBatch, Floats, Answer]:
+def laid_out(batch: WindowBatch, target: Floats, answer: Answer) -> tuple[WindowBatch, Floats, Answer]:
+    """Step by step; of gaps by the distance from the nearer edge."""
+    gap = batch.gap
+    if gap is None:
+        return batch, target, answer
     doubled = np.concatenate([np.arange(len(gap))] * 2)
     twice = replace(
         batch, series=batch.series[doubled], scale=batch.scale[doubled], loc=batch.loc[doubled], gap=gap[doubled]

@@ -5,7 +5,7 @@ behind which there is nothing yet.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,16 @@ def _constant(batch: WindowBatch) -> Floats:
 def scores_on(asked: Asked, windows: Windows, *, should_stop: Callable[[], str | None] = never_stop) -> Floats:
     """[W, H] raw scores of every window's target."""
     shown = windows.showing(asked.context_length)
-    found = [np.empty((0, windows.prediction_length))]
+    found: list[Raw] = []
     for begin in range(0, len(shown), BATCH_SIZE):
         if reason := should_stop():
             raise Cancelled(f"Stopped while scoring: {reason}.", code=reason)
         indices = np.arange(begin, min(begin + BATCH_SIZE, len(shown)))
-        found.append(raw_of(asked.source, shown.batch(indices), shown.raw_target(indices)).score)
-    return np.concatenate(found)
+        found.append(raw_of(asked.source, shown.batch(indices), shown.raw_target(indices)))
+    if not found:
+        return np.empty((0, windows.prediction_length))
+    whole = {f.name: np.concatenate([getattr(raw, f.name) for raw in found]) for f in fields(Raw)}
+    return Raw(**whole).steady(windows.series).score
 
 
 def fit_nulls(
@@ -145,7 +148,13 @@ def _on_test(known: Null, asked: Asked, test: Windows, should_stop: Callable[[],
         observed = p[~np.isnan(p)]
         above = null.shown_scores(observed, level=level) > 1.0
         rates[f"{level:g}"] = float(above.mean()) if len(observed) else None
-    return {"false_alarms": rates, "drift": null.drift(found[LEVELS[0]], block=2 * test.prediction_length)}
+    block = 2 * test.prediction_length
+    errors = {f"{level:g}": null.share_below(p, 1.0 - level / 100.0, block=block)[1] for level, p in found.items()}
+    return {
+        "false_alarms": rates,
+        "standard_errors": errors,
+        "drift": null.drift(found[LEVELS[0]], block=block),
+    }
 
 
 def alarms_of(facts: Mapping[str, Any] | None) -> FalseAlarms | None:

@@ -1,8 +1,10 @@
 """What a normal point scores: the null of anomaly scores, p-values against it, and its tail (evaluation.md §11).
 
 A point's *raw* score is its distance from the expected value in units of the spread on its side: half of the native
-band there, or the window's own scale where a source has no quantiles. Each step of a scored block has raw scores of its
-own size, so they are divided by the step's mean over the null; then all steps are one distribution of n numbers.
+band, or the window's scale where a source has no quantiles, in the median over the blocks of its series (`steady`).
+A block's own spread would do worse: what goes wrong widens it, and so excuses itself (docs/benchmarks.md). Each step of
+a scored block has raw scores of its own size, so they are divided by the step's mean over the null; then all steps are
+one distribution of n numbers.
 
 The p-value of a score s is (#{null > s} + U·(#{null = s} + 1)) ÷ (n + 1), uniform on [0, 1] for a normal point, ties
 and zero residuals included; U depends on the point's place alone, so that the same request gets the same answer. The
@@ -49,14 +51,35 @@ _SMALLEST_P = 1e-300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raw:
-    """What one batch of blocks scores, [B, H] each, in the user's units but for `score`."""
+    """What blocks are off, [B, H] each, in the user's units."""
 
     expected: Floats
     below: Floats
     """Spread on the lower side: a value this far below the expected one has the raw score 1."""
     above: Floats
-    score: Floats
-    """NaN where the value is missing."""
+    residual: Floats
+    """Value less expected; NaN where the value is missing."""
+
+    @property
+    def score(self) -> Floats:
+        """In units of the spread."""
+        off = self.residual
+        with np.errstate(invalid="ignore"):
+            score: Floats = np.where(off >= 0, off / self.above, -off / self.below)
+        return score
+
+    def steady(self, series: NDArray[np.int64], counted: NDArray[np.bool_] | None = None) -> "Raw":
+        """With the spread of every series [B] in the median over its blocks, step by step; over those that are
+        `counted` [B], where that is given."""
+        below, above = self.below.copy(), self.above.copy()
+        for one in np.unique(series):
+            rows = series == one
+            for spread in (below, above):
+                known = spread[rows if counted is None else rows & counted]
+                used = ~np.isnan(known).all(axis=0)
+                middle = np.nanmedian(known[:, used], axis=0)
+                spread[np.ix_(rows, used)] = np.where(np.isnan(spread[np.ix_(rows, used)]), np.nan, middle)
+        return Raw(expected=self.expected, below=below, above=above, residual=self.residual)
 
 
 def raw_scores(
@@ -75,11 +98,11 @@ def raw_scores(
         above = np.maximum(band[1] - expected, NARROWEST * unit)
     steady = np.broadcast_to(constant[:, None], expected.shape)
     is_steady = ~np.isnan(steady)
-    residual = values - np.where(is_steady, steady, expected)
+    expected = np.where(is_steady, steady, expected)
+    residual = values - expected
     rounding = np.where(is_steady, _SAME * np.abs(steady), ROUNDING * unit)
     residual = np.where(np.abs(residual) <= rounding, 0.0, residual)
-    score = np.where(residual >= 0, residual / above, -residual / below)
-    return Raw(expected=expected, below=below, above=above, score=score)
+    return Raw(expected=expected, below=below, above=above, residual=residual)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,24 +240,29 @@ def uniforms(hashes: NDArray[np.uint64]) -> Floats:
     return u
 
 
+def share_below(p_values: Floats, limit: float, *, block: int) -> tuple[float | None, float | None]:
+    """(share of the known p-values below `limit`, its standard error). The error is that of means over blocks of
+    `block` points, in order of time, since neighbours move together; None without two blocks."""
+    known = p_values[~np.isnan(p_values)]
+    if not len(known):
+        return None, None
+    below = (known < limit).astype(np.float64)
+    num_blocks = len(below) // max(block, 1)
+    if num_blocks < 2:
+        return float(below.mean()), None
+    means = below[: num_blocks * block].reshape(num_blocks, block).mean(axis=1)
+    return float(below.mean()), float(means.std(ddof=1) / math.sqrt(num_blocks))
+
+
 def drift(p_values: Floats, *, block: int) -> dict[str, Any]:
     """How far p-values, in order of time, are from uniform: the share below a tenth.
 
-    `drifted` where that is more than three standard errors, and more than 0.05, from a tenth; the error is that of
-    means over blocks of `block` points, since neighbours move together. None for both without two blocks.
+    `drifted` where that is more than three standard errors, and more than 0.05, from a tenth; None without an error.
     """
-    known = p_values[~np.isnan(p_values)]
-    if not len(known):
-        return {"points": 0, "share_beyond_90": None, "standard_error": None, "drifted": None}
-    beyond = (known < 0.1).astype(np.float64)
-    num_blocks = len(beyond) // max(block, 1)
-    error = None
-    if num_blocks >= 2:
-        means = beyond[: num_blocks * block].reshape(num_blocks, block).mean(axis=1)
-        error = float(means.std(ddof=1) / math.sqrt(num_blocks))
-    share = float(beyond.mean())
-    drifted = None if error is None else bool(abs(share - 0.1) > max(3.0 * error, 0.05))
-    return {"points": len(known), "share_beyond_90": share, "standard_error": error, "drifted": drifted}
+    share, error = share_below(p_values, 0.1, block=block)
+    drifted = None if error is None or share is None else bool(abs(share - 0.1) > max(3.0 * error, 0.05))
+    points = int((~np.isnan(p_values)).sum())
+    return {"points": points, "share_beyond_90": share, "standard_error": error, "drifted": drifted}
 
 
 def to_bytes(nulls: Mapping[str, Null]) -> bytes:

@@ -27,25 +27,29 @@ SHOWN = ("alpha",)
 """Options of a method worth a word on the line that announces the job."""
 
 
+PredictionLength = Annotated[
+    int,
+    typer.Option(
+        "--prediction-length", min=1, help="Steps ahead; or points scored at once, or the longest gap, by task."
+    ),
+]
+Task = Annotated[str | None, typer.Option(help="forecast, anomaly_detection or imputation.")]
+Scoring = Annotated[str | None, typer.Option(help="Of anomaly_detection: forecast, every_patch or reconstruction.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
+]
+
+
 def finetune(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV or Parquet file, or the id of an uploaded one.")],
-    prediction_length: Annotated[
-        int,
-        typer.Option(
-            "--prediction-length", min=1, help="Steps ahead; or points scored at once, or of the longest gap, by task."
-        ),
-    ],
+    prediction_length: PredictionLength,
     model: Annotated[str | None, typer.Option(help="Backbone to tune; `temper backbones` lists them.")] = None,
-    task: Annotated[str | None, typer.Option(help="forecast, anomaly_detection or imputation.")] = None,
-    scoring: Annotated[
-        str | None, typer.Option(help="Of anomaly_detection: forecast, every_patch or reconstruction.")
-    ] = None,
+    task: Task = None,
+    scoring: Scoring = None,
     method: Annotated[str | None, typer.Option(help="How to tune it: sff, auto, lora, …")] = None,
     alpha: Annotated[str | None, typer.Option(help='SFF: weight on the pretrained side, 0 to 1, or "search".')] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history the model sees.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter; repeatable.")
-    ] = None,
+    settings: Settings = None,
     method_options: Annotated[
         list[str] | None, typer.Option("--method-option", metavar="NAME=VALUE", help="Of the method; repeatable.")
     ] = None,

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
@@ -209,11 +210,17 @@ def test_backbones_are_measured_beside_a_reference_and_once(
 
     def itself(implementation: str, config: dict[str, Any], *, horizon: int) -> Any:
         network = backbones.implementation(backbones.catalog.backbone("units-x32")).from_config(config, seed=0)
+
+        def loss(context: Tensor, target: Tensor) -> Tensor:
+            lost: Tensor = network.loss(backbones.Batch(context=context, target=target))
+            return lost
+
         return references.Reference(
             package="itself",
             network=network,
             forward=lambda context: network.predict(context, horizon).point,
-            loss=lambda context, target: network.loss(backbones.Batch(context=context, target=target)),
+            loss=loss,
+            narrower={"all of it": loss},
         )
 
     def here(part: str, name: str, asked: argparse.Namespace, *, batch: int) -> dict[str, Any]:
@@ -226,6 +233,7 @@ def test_backbones_are_measured_beside_a_reference_and_once(
     monkeypatch.setattr(backbones, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr(backbones, "reference", itself)
     monkeypatch.setattr(backbones, "in_process", here)
+    monkeypatch.setattr(backbones, "keep_memory", lambda: None)  # that is for the life of a process
     asked = options(
         backbones=["units-x32"],
         size="tiny",
@@ -237,13 +245,34 @@ def test_backbones_are_measured_beside_a_reference_and_once(
         table=False,
     )
     rows = backbones.measure(asked)
-    assert [row.question.split(":")[1].split(",")[0] for row in rows] == [" forecast", " forecast", " training step"]
+    asked_of = [row.question.split(": ")[1].split(" ÷ ")[0].split(", ") for row in rows]
+    assert [words[0] for words in asked_of] == ["forecast", "forecast", "training step", "training step"]
+    assert asked_of[3][2:] == ["all of it"]
     assert all(row.figure > 0 and row.bar == 1.0 for row in rows)
     (cell,) = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
     assert cell["times"]["trainable"]["trace"] < cell["times"]["trainable"]["full"] < cell["times"]["parameters"]
     assert backbones.measure(asked) == rows
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 1
-    assert "| units-x32 (tiny) | itself |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| units-x32 (tiny) | itself |" in table
+    assert "; all of it **" in table
+
+
+def test_a_reference_that_memory_is_denied_leaves_its_time_open(bench: Bench) -> None:
+    backbones, asked = bench("backbones"), options(rounds=2, seconds=60.0)
+
+    def too_large() -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    def broken() -> None:
+        raise RuntimeError("shapes do not match")
+
+    alone = backbones.in_turns(lambda: None, too_large, asked)
+    assert alone["reference_too_large"]
+    assert "ratio" not in alone
+    assert bench("backbones_table")._ratio(alone) == "too large"
+    with pytest.raises(RuntimeError, match="shapes"):
+        backbones.in_turns(lambda: None, broken, asked)
 
 
 def test_a_reference_that_is_not_there_says_why(bench: Bench) -> None:

@@ -107,9 +107,21 @@ class Residual(nn.Module):
         self.output_layer = nn.Linear(hidden, width_out, bias=bias)
         self.residual_layer = nn.Linear(width_in, width_out, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.output_layer(F.silu(self.input_layer(x))) + self.residual_layer(x)
-        return out
+    def forward(self, x: Tensor, *, count: int | None = None) -> Tensor:
+        """[..., width_out] of `x` [..., width_in]; with `count` the first so many alone."""
+        inner = F.silu(self.input_layer(x))
+        return first_outputs(self.output_layer, inner, count) + first_outputs(self.residual_layer, x, count)
+
+
+def first_outputs(linear: nn.Module, x: Tensor, count: int | None) -> Tensor:
+    """The first `count` outputs of `linear` at `x`, or all; nothing is spent on the others.
+
+    Unless an adapter stands in the linear's place, which says all or nothing.
+    """
+    if count is not None and type(linear) is nn.Linear:
+        return F.linear(x, linear.weight[:count], None if linear.bias is None else linear.bias[:count])
+    out: Tensor = linear(x)
+    return out if count is None else out[..., :count]
 
 
 Memory = list[Tensor]
@@ -218,6 +230,13 @@ class Patches(NamedTuple):
     """[B, N] mean of the points up to the end of each patch; 0 before the first one."""
     scale: Tensor
     """[B, N] their deviation; 0 where they are all the same."""
+    steps: int | None = None
+    """Steps the heads are asked for; None: all they know, of which the second's take a tenth of a single forecast."""
+
+    def last(self, number: int = 1) -> "Patches":
+        """The last so many patches alone."""
+        hidden, location, scale, steps = self
+        return Patches(hidden[:, -number:], location[:, -number:], scale[:, -number:], steps)
 
 
 class TimesFM(Backbone):
@@ -312,8 +331,8 @@ class TimesFM(Backbone):
         mean counts by how many it has.
         """
         values, masked = self.prepared(batch.context, room=self.sizes.context_length)
-        patches = self.hidden(values, masked)
         steps = min(batch.target.shape[1], self.sizes.horizon_length)
+        patches = self.hidden(values, masked)._replace(steps=steps)
         observed = F.pad(batch.context, (max(values.shape[1] - batch.context.shape[1], 0), 0), value=math.nan)
         series = torch.cat([observed[:, -values.shape[1] :], batch.target], dim=1)
         p, num_patches = self.sizes.patch_length, masked.shape[1] // self.sizes.patch_length
@@ -325,11 +344,11 @@ class TimesFM(Backbone):
         within = torch.arange(steps, device=after.device) < _last_observed(batch.target)[:, None]
         after = torch.where(counted[..., None] & within[:, None], after, math.nan)
 
-        said = self.next_steps(patches)[:, :, :steps]
+        said = self.next_steps(patches)
         levels = torch.tensor(self.sizes.quantiles, device=said.device)
         every = torch.where(after.isnan(), 0.0, after.nan_to_num() - said[..., 0]).square()
         every = every + pinball(said[..., 1:].transpose(2, 3), after, levels).mean(2)
-        deciles = spread(said[:, -1], self.far_steps(patches)[:, :steps], median=self.sizes.median)[..., 1:]
+        deciles = spread(said[:, -1], self.far_steps(patches), median=self.sizes.median)[..., 1:]
         last = pinball(deciles.transpose(1, 2), after[:, -1], levels).mean(1)
 
         mean = every.sum((1, 2)) / (~after.isnan()).sum((1, 2)).clamp(min=1)
@@ -338,12 +357,12 @@ class TimesFM(Backbone):
         return (mean * weight).sum() / weight.sum().clamp(min=1)
 
     def predict_patches(self, context: Tensor, target: Tensor) -> Prediction:
-        """The first head's deciles after every patch; gaps in `target` hold the last value before them."""
+        """The first head's deciles after every patch; gaps in `target` hold the last value before."""
         p, steps = self.sizes.patch_length, target.shape[1]
         known, masked = self.prepared(context, room=self.sizes.context_length - steps)
         values = hold(torch.cat([known, target[:, :-p]], dim=1))
-        patches = self.hidden(values, F.pad(masked, (0, steps - p)))
-        said = self.next_steps(Patches(*(t[:, -(steps // p) :] for t in patches)))[:, :, :p, 1:]
+        patches = self.hidden(values, F.pad(masked, (0, steps - p)))._replace(steps=p)
+        said = self.next_steps(patches.last(steps // p))[..., 1:]
         deciles = uncrossed(said.flatten(1, 2), median=self.sizes.median - 1).transpose(1, 2)
         return Prediction(
             point=deciles[:, self.sizes.median - 1],
@@ -391,13 +410,18 @@ class TimesFM(Backbone):
         return Patches(hidden, location, scale)
 
     def next_steps(self, patches: Patches) -> Tensor:
-        """[B, N, o, columns] what every patch says of the o steps after it."""
-        return self._denormalised(self.output_projection_point(patches.hidden), patches)
+        """[B, N, o, columns] what every patch says of the o steps after it, or of as many as are asked for."""
+        count = self._outputs(patches.steps, self.sizes.horizon_length)
+        return self._denormalised(self.output_projection_point(patches.hidden, count=count), patches)
 
     def far_steps(self, patches: Patches) -> Tensor:
-        """[B, 1024, columns] what the second head says after the last patch."""
-        last = Patches(*(t[:, -1:] for t in patches))
-        return self._denormalised(self.output_projection_quantiles(last.hidden), last)[:, 0]
+        """[B, 1024, columns] what the second head says after the last patch, or as many steps as are asked for."""
+        last, count = patches.last(), self._outputs(patches.steps, self.sizes.output_quantile_len)
+        return self._denormalised(self.output_projection_quantiles(last.hidden, count=count), last)[:, 0]
+
+    def _outputs(self, steps: int | None, most: int) -> int | None:
+        """How many outputs of a head that knows `most` steps are `steps` of them; None: all."""
+        return None if steps is None or steps >= most else steps * self.sizes.num_columns
 
     def _denormalised(self, said: Tensor, patches: Patches) -> Tensor:
         columns = said.float().view(*said.shape[:-1], -1, self.sizes.num_columns)
@@ -409,15 +433,15 @@ class TimesFM(Backbone):
         values, masked = self.prepared(context, room=self.sizes.context_length - (passes - 1) * o)
         memories: list[Memory] | None = [[] for _ in self.model.layers] if passes > 1 else None
         patches = self.hidden(values, masked, memories=memories)
-        far = self.far_steps(patches)
+        far = self.far_steps(patches._replace(steps=steps))
         blocks: list[Tensor] = []
         for _ in range(passes):
             if blocks:
                 values = torch.cat([values, blocks[-1][..., self.sizes.median]], dim=1)
                 masked = F.pad(masked, (0, o))
                 patches = self.hidden(values, masked, memories=memories)
-            blocks.append(self.next_steps(Patches(*(t[:, -1:] for t in patches)))[:, 0])
-        return spread(torch.cat(blocks, dim=1)[:, :steps], far[:, :steps], median=self.sizes.median)
+            blocks.append(self.next_steps(patches.last()._replace(steps=steps))[:, 0])
+        return spread(torch.cat(blocks, dim=1)[:, :steps], far, median=self.sizes.median)
 
 
 _PACKAGE_NAMES = (

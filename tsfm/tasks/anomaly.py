@@ -12,7 +12,7 @@ Shapes: S series, W blocks, H steps of a block.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from tsfm import catalog, joint, null, rivals
 from tsfm.errors import ConfigError, SeriesTooShort
 from tsfm.incumbent import first_unseen
 from tsfm.normal import raw_of
-from tsfm.null import TOGETHER, Null
+from tsfm.null import TOGETHER, Null, Raw
 from tsfm.scores import Anomalies, ScoringAsk, SeriesScores
 from tsfm.series import freq as frequencies
 from tsfm.series import split
@@ -30,7 +30,7 @@ from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, gather, place_hash
 from tsfm.setting import Setting, scoring_setting, tuned_setting
 from tsfm.tasks.forecast import Forecaster, Source
-from tsfm.tasks.scan import Laid, Scan, Work, blocks_of
+from tsfm.tasks.scan import Laid, Scan, blocks_of
 from tsfm.tasks.sources import rival_source, source_of
 
 Floats = NDArray[np.float64]
@@ -213,7 +213,8 @@ class Scanning:
     def __init__(self, detector: Detector, scan: Scan, asked: ScoringAsk) -> None:
         self.detector, self.scan, self.asked = detector, scan, asked
         shape = (len(scan.series), detector.setting.prediction_length)
-        self.work = Work(**{name: np.full(shape, np.nan) for name in ("expected", "below", "above", "raw")})
+        self.work = Raw(**{f.name: np.full(shape, np.nan) for f in fields(Raw)})
+        """Filled in chunk by chunk; NaN where a block is not used."""
 
     @property
     def num_chunks(self) -> int:
@@ -229,8 +230,8 @@ class Scanning:
         exact = scan.frame.values[np.minimum(at, len(scan.frame.values) - 1)]  # without the rounding of float32
         raw = raw_of(self.detector.source, batch, np.where(np.isnan(values), np.nan, exact))
         used = np.arange(values.shape[1])[None, :] < scan.count[chosen][:, None]
-        for name, found in (("expected", raw.expected), ("below", raw.below), ("above", raw.above), ("raw", raw.score)):
-            getattr(work, name)[chosen] = np.where(used, found, np.nan)
+        for f in fields(Raw):
+            getattr(work, f.name)[chosen] = np.where(used, getattr(raw, f.name), np.nan)
 
     def finish(self) -> Anomalies:
         """p-values, scores and bounds; of all series as one system, too, where that was asked.

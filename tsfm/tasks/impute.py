@@ -23,7 +23,7 @@ from tsfm.calibration import Calibration
 from tsfm.errors import ConfigError, DataError
 from tsfm.evaluate import spread
 from tsfm.filled import Filled, Gap, LongGaps
-from tsfm.mixing import best_share
+from tsfm.mixing import SHARES, Tried, share_of
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, Windows, gaps_at
@@ -35,7 +35,7 @@ from tsfm.tasks.sources import FillSource, rival_source, source_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-MAX_TRIAL_SPANS = 256
+MAX_TRIAL_SPANS = 128
 """Observed spans that are hidden on trial where no job calibrated any intervals."""
 WHOLE_TRIALS = 0.5
 """Share of them that are as long as the longest gap."""
@@ -168,7 +168,7 @@ class Imputer:
 
 
 class Filling:
-    """One frame being filled: `compute` every chunk, in any order, then `finish`."""
+    """One frame being filled: `compute` every chunk in order, then `finish`."""
 
     def __init__(
         self,
@@ -194,23 +194,26 @@ class Filling:
         """Whether no job has measured yet how much of the plain fill is mixed in."""
         unmeasured = self.mixes or (bool(levels) and imputer.calibration is None)
         self.trials = self._trials() if unmeasured and len(kept) else None
+        self._tried: list[Tried] = []
         self.values = frame.values.copy()
         self.quantiles = np.full((len(levels), len(frame.values)), np.nan)
         self._calibration = imputer.calibration
 
     @property
     def num_chunks(self) -> int:
-        """The first one is the trial that intervals are made of, where there is one."""
-        return len(self.chunks) + (self.trials is not None)
+        """Those of the trial come first, where there is one."""
+        return len(self.chunks) + self._num_trial_chunks
+
+    @property
+    def _num_trial_chunks(self) -> int:
+        return 0 if self.trials is None else -(-len(self.trials) // BATCH_SIZE)
 
     def compute(self, chunk: int) -> None:
-        """One pass over at most `BATCH_SIZE` gaps; the trial, which comes first, takes a few."""
-        if self.trials is not None:
-            if chunk == 0:
-                self._try(self.trials)
-                return
-            chunk -= 1
-        chosen = self.chunks[chunk]
+        """One pass over at most `BATCH_SIZE` gaps. Those of the trial have to be computed before the others."""
+        if self.trials is not None and chunk < self._num_trial_chunks:
+            self._try(self.trials, chunk)
+            return
+        chosen = self.chunks[chunk - self._num_trial_chunks]
         series, first, length = self.series[chosen], self.first[chosen], self.length[chosen]
         room = int(self.room[chosen[0]])
         batch = self.imputer.windows(self.frame, series, first, length, room)
@@ -224,14 +227,24 @@ class Filling:
             if quantiles is not None:
                 self.quantiles[:, at[inside]] = quantiles.transpose(1, 0, 2)[:, inside]
 
-    def _try(self, trials: Windows) -> None:
-        """How much of the plain fill is mixed in, and how far off that is."""
+    def _try(self, trials: Windows, chunk: int) -> None:
+        """Hides observed spans; the last time it settles how much of the plain fill is mixed in, and how far off that
+        is."""
+        indices = np.arange(chunk * BATCH_SIZE, min((chunk + 1) * BATCH_SIZE, len(trials)))
+        is_last = chunk == self._num_trial_chunks - 1
+        found: Calibration | None = None
         if self.mixes and isinstance(self.source, FillSource):
             seasonal = self.source.mixed(0.0, period=self.imputer.season)
-            self.source = seasonal.mixed(best_share(seasonal, trials))
-        if self.levels:
+            self._tried.append(Tried.of(seasonal, trials, indices))
+            if is_last:
+                share = share_of(sum((one.errors() for one in self._tried), np.zeros(len(SHARES))))
+                self.source = seasonal.mixed(share)
+                answers = (calibrate.laid_out(one.batch, one.target, one.mixed(share)) for one in self._tried)
+                found = calibrate.fit_answers(answers, self.source.levels)
+        elif is_last:
             found = calibrate.fit(self.source, trials)
-            self._calibration = found if found is not None and found.num_scores >= MIN_TRIAL_SCORES else None
+        if self.levels and found is not None and found.num_scores >= MIN_TRIAL_SCORES:
+            self._calibration = found
 
     def finish(self) -> Filled:
         """Everything that was filled, and what is to be known about it."""

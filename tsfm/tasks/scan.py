@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tsfm import null
 from tsfm.errors import SeriesTooShort
-from tsfm.null import EDGE, Null
+from tsfm.null import EDGE, Null, Raw
 from tsfm.series.frame import SeriesFrame
 from tsfm.tasks.forecast import BATCH_SIZE
 
@@ -53,16 +53,6 @@ class Scan:
         return slice(at, min(at + BATCH_SIZE, end))
 
 
-@dataclass(slots=True, kw_only=True)
-class Work:
-    """[W, H] each, filled in chunk by chunk; NaN where a block is not used."""
-
-    expected: Floats
-    below: Floats
-    above: Floats
-    raw: Floats
-
-
 def blocks_of(begin: Ints, lengths: Ints, *, horizon: int) -> tuple[Ints, Ints, Ints]:
     """(series, origin, steps used) of blocks over [begin, length) of every series, laid out from the end."""
     series, origin, count = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
@@ -79,11 +69,16 @@ def blocks_of(begin: Ints, lengths: Ints, *, horizon: int) -> tuple[Ints, Ints, 
 class Laid:
     """What was computed, by series and in order of time."""
 
-    def __init__(self, scan: Scan, work: Work, *, stored: Mapping[str, Null]) -> None:
+    def __init__(self, scan: Scan, work: Raw, *, stored: Mapping[str, Null]) -> None:
         """`stored` are the nulls that a job measured, by ending; empty where none did."""
-        self.scan, self.work = scan, work
+        self.scan = scan
         self._stored = stored
         self._open = len(scan.series) - scan.num_blind
+        is_blind = np.arange(len(scan.series)) >= self._open
+        # What else is computed for a null of all series together must not change the scores of each.
+        asked = scan.origin + scan.count > scan.first[scan.series]
+        self.work = work.steady(scan.series + len(scan.frame) * is_blind, asked if stored else None)
+        self._raw = self.work.score
         self._pooled: tuple[Null, Null] | None = None
         skipped = set(scan.skipped)
         self.series = [i for i in range(len(scan.frame)) if i not in skipped]
@@ -112,12 +107,12 @@ class Laid:
 
     def _fit(self, mine: Callable[[Ints], NDArray[np.bool_]]) -> tuple[Null, Null] | None:
         """From the points before the detection window; from all points where all are asked for."""
-        scan, work = self.scan, self.work
+        scan, raw = self.scan, self._raw
         chosen = mine(scan.series)
-        step = np.arange(work.raw.shape[1])
+        step = np.arange(raw.shape[1])
         history = scan.origin[:, None] + step < scan.first[scan.series][:, None]
         everything = scan.first[scan.series] <= scan.min_context
-        usable = np.where(history | everything[:, None], work.raw, np.nan)
+        usable = np.where(history | everything[:, None], raw, np.nan)
         is_open = np.arange(len(chosen)) < self._open
         made = null.fitted(usable[chosen & is_open])
         if made is None:
@@ -129,7 +124,7 @@ class Laid:
         """(step of its block, whether nothing is behind it, expected, below, above, raw) of every asked point."""
         scan, work = self.scan, self.work
         rows = np.flatnonzero(scan.series[: self._open] == i)
-        horizon = work.raw.shape[1]
+        horizon = self._raw.shape[1]
         used = np.arange(horizon)[None, :] < scan.count[rows][:, None]
         index = (scan.origin[rows][:, None] + np.arange(horizon))[used]
         step = np.broadcast_to(np.arange(horizon), used.shape)[used]
@@ -137,15 +132,15 @@ class Laid:
         length = int(scan.frame.lengths[i])
         at_end = np.broadcast_to((scan.origin[rows] + horizon >= length)[:, None], used.shape)[used]
         at_end = at_end & scan.is_two_sided
-        columns = (getattr(work, name)[rows][used][asked] for name in ("expected", "below", "above", "raw"))
+        columns = (one[rows][used][asked] for one in (work.expected, work.below, work.above, self._raw))
         expected, below, above, raw = columns
         return step[asked], at_end[asked], expected, below, above, raw
 
     def in_units(self, i: int, nulls: tuple[Null, Null]) -> tuple[int, Floats]:
         """(index of the first scored point, scores in units of all, the history before the asked ones included)."""
-        scan, work = self.scan, self.work
+        scan = self.scan
         rows = np.flatnonzero(scan.series[: self._open] == i)
-        horizon = work.raw.shape[1]
+        horizon = self._raw.shape[1]
         used = np.arange(horizon)[None, :] < scan.count[rows][:, None]
         step = np.broadcast_to(np.arange(horizon), used.shape)[used]
-        return int(scan.origin[rows[0]]), nulls[0].in_units(work.raw[rows][used], step)
+        return int(scan.origin[rows[0]]), nulls[0].in_units(self._raw[rows][used], step)

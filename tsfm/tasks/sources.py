@@ -63,9 +63,7 @@ class FillSource:
         answer = in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
         if not self.share:
             return answer
-        change = self.share * (self.plain(batch, prediction_length) - answer.point)
-        moved = None if answer.quantiles is None else answer.quantiles + change[:, None]
-        return replace(answer, point=answer.point + change, quantiles=moved)
+        return moved(answer, self.share * (self.plain(batch, prediction_length) - answer.point))
 
     def mixed(self, share: float, *, period: int | None = None) -> "FillSource":
         """The same network with another share, or season, of the plain fill."""
@@ -101,6 +99,12 @@ class FillSource:
             return point, None
         turned = back[1].gather(2, place[:, None].expand_as(back[1]))
         return point, share[:, None] * forth[1] + (1 - share[:, None]) * turned
+
+
+def moved(answer: Answer, change: Floats) -> Answer:
+    """`answer` with its point and all of its quantiles moved by `change` [B, H]."""
+    quantiles = None if answer.quantiles is None else answer.quantiles + change[:, None]
+    return replace(answer, point=answer.point + change, quantiles=quantiles)
 
 
 class FillRivalSource:

@@ -3,13 +3,15 @@ Google's code: tests/parity."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.tsfm.backbones.contract import NAN, sines
 from tsfm.backbones.base import Batch
 from tsfm.backbones.timesfm import TimesFM, running_moments, spread, uncrossed
 from tsfm.errors import ConfigError
+from tsfm.methods.adapters import attach, head_targets
 
+HEADS = {"output_projection_point", "output_projection_quantiles"}
 SMALL = {
     "patch_length": 4,
     "context_length": 64,
@@ -102,6 +104,50 @@ class TestForecast:
     def test_refuses_what_was_never_published(self, change: dict[str, object]) -> None:
         with pytest.raises(ConfigError):
             small(**change)
+
+
+class TestHeadsAskedForFewerSteps:
+    """What is not asked for is not computed; the rest, and every gradient, is what the whole heads give."""
+
+    @pytest.mark.parametrize("adapted", [False, True])
+    def test_say_the_first_steps_of_what_they_say_in_full(self, adapted: bool) -> None:
+        model = small()
+        if adapted:
+            modules = attach(model, targets=head_targets(model), rank=2, alpha=4, dropout=0.0)
+            assert {module.name.partition(".")[0] for module in modules} == HEADS
+            for module in modules:
+                torch.nn.init.normal_(module.lora_B.weight)
+        patches = model.hidden(*model.prepared(sines(2, 40), room=64))
+        few = patches._replace(steps=5)
+        torch.testing.assert_close(model.next_steps(few), model.next_steps(patches)[:, :, :5])
+        torch.testing.assert_close(model.far_steps(few), model.far_steps(patches)[:, :5])
+        assert model.next_steps(patches._replace(steps=20)).shape[2] == 16
+
+    @pytest.mark.parametrize("horizon", [5, 16, 30])
+    def test_leave_loss_and_gradients_as_they_are(self, horizon: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = sines(3, 40 + horizon)
+        batch = Batch(context=rows[:, :40], target=rows[:, 40:])
+
+        def loss_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
+            model = small()
+            loss = model.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+        found, gradients = loss_and_gradients()
+        widths: list[int] = []
+
+        def whole(linear: nn.Module, x: Tensor, count: int | None) -> Tensor:
+            out: Tensor = linear(x)
+            widths.append(out.shape[-1])
+            return out[..., :count]
+
+        monkeypatch.setattr("tsfm.backbones.timesfm.first_outputs", whole)
+        expected, expected_gradients = loss_and_gradients()
+        assert {160, 480} <= set(widths)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(gradients, expected_gradients)
+        assert len(gradients) == len(list(small().parameters()))
 
 
 class TestLoss:

@@ -1,0 +1,131 @@
+"""The Markdown and the bars of `anomaly.py`, made from its cells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from bootstrap import Difference, paired_difference
+from common import Row
+
+Cell = Mapping[str, Any]
+FIGURES = ("vus_pr", "vus_roc", "auc_pr")
+SEED = 0
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """Mean figures by set and method, the differences that claims are about, and the false alarms."""
+    parts = [_means(cells, name) for name in ("NAB", "SMAP", "MSL", "UCR") if _of(cells, name)]
+    return "\n\n".join([*parts, _differences(cells), _alarms(cells)])
+
+
+def rows(cells: Sequence[Cell]) -> list[Row]:
+    """The bars: tuned above zero-shot and above the seasonal z-score; false alarms at level 99."""
+    found = []
+    for sets, label in ((("NAB",), "NAB"), (("SMAP", "MSL"), "SMAP and MSL")):
+        for other in ("zero-shot", "seasonal z-score"):
+            if (gap := difference(cells, sets, other, way="point")) is not None:
+                question = f"{label}: mean VUS-PR of auto − {other} ({gap.low:+.3f} to {gap.high:+.3f})"
+                found.append(Row(question=question, figure=gap.mean, unit="", bar=0.0, higher_is_better=True))
+    rate = pooled_rate(cells)
+    if rate is not None:
+        found.append(
+            Row(
+                question="false alarms at level 99, pooled, off 1 %",
+                figure=100 * abs(rate - 0.01),
+                unit="points",
+                bar=0.5,
+            )
+        )
+    return found
+
+
+def _of(cells: Iterable[Cell], *sets: str) -> list[Cell]:
+    """Cells with labels, without degenerate series."""
+    return [c for c in cells if c["set"] in sets and c.get("point") and not c.get("degenerate")]
+
+
+def _by_series(cells: Sequence[Cell], sets: Sequence[str], method: str, way: str) -> dict[str, float]:
+    return {c["series"]: c[way]["vus_pr"] for c in _of(cells, *sets) if c["method"] == method and c.get(way)}
+
+
+def difference(cells: Sequence[Cell], sets: Sequence[str], other: str, *, way: str) -> Difference | None:
+    """Mean VUS-PR of `auto` less that of another method over the series that both have."""
+    mine, theirs = (_by_series(cells, sets, method, way) for method in ("auto", other))
+    shared = sorted(mine.keys() & theirs.keys())
+    if len(shared) < 2:
+        return None
+    return paired_difference([mine[n] for n in shared], [theirs[n] for n in shared], seed=SEED)
+
+
+def _means(cells: Sequence[Cell], name: str) -> str:
+    mine = _of(cells, name)
+    number = len({c["series"] for c in mine})
+    lines = [
+        f"**{name}**, {number} series with anomalies",
+        "",
+        "| method | VUS-PR | VUS-ROC | AUC-PR | range F1 | affiliation F1 | *point-adjusted F1* |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(c["method"] for c in mine):
+        own = [c for c in mine if c["method"] == method]
+        for way in ("point", "smoothed"):
+            if all(c.get(way) for c in own):
+                label = method if way == "point" else f"{method}, smoothed"
+                lines.append(f"| {label} | {' | '.join(_cells(own, way))} |")
+    return "\n".join(lines)
+
+
+def _cells(own: Sequence[Cell], way: str) -> list[str]:
+    shown = [f"{np.mean([c[way][figure] for c in own]):.3f}" for figure in FIGURES]
+    if way == "point" and all(c.get("found") for c in own):
+        at_line = ("range_f1", "affiliation_f1", "point_adjusted_f1")
+        return [*shown, *(f"{np.mean([c['found'][figure] for c in own]):.3f}" for figure in at_line)]
+    return [*shown, "–", "–", "–"]
+
+
+def _differences(cells: Sequence[Cell]) -> str:
+    lines = ["| mean VUS-PR of `auto` less | NAB | SMAP and MSL |", "|---|---|---|"]
+    for other, way in (
+        ("zero-shot", "point"),
+        ("seasonal z-score", "point"),
+        ("zero-shot", "smoothed"),
+        ("seasonal z-score", "smoothed"),
+    ):
+        gaps = [difference(cells, sets, other, way=way) for sets in (("NAB",), ("SMAP", "MSL"))]
+        shown = ["–" if g is None else f"{g.mean:+.3f} [{g.low:+.3f}, {g.high:+.3f}]" for g in gaps]
+        label = other if way == "point" else f"{other}, both smoothed"
+        lines.append(f"| {label} | {shown[0]} | {shown[1]} |")
+    return "\n".join(lines)
+
+
+def _jobs(cells: Sequence[Cell]) -> list[Cell]:
+    return [c for c in cells if c["method"] == "auto" and (c.get("detection") or {}).get("false_alarms")]
+
+
+def pooled_rate(cells: Sequence[Cell]) -> float | None:
+    """Share of points above the line at level 99 over all jobs' test blocks, every point weighing the same."""
+    jobs = _jobs(cells)
+    points = [c["detection"]["drift"]["points"] for c in jobs]
+    rates = [c["detection"]["false_alarms"]["99"] for c in jobs]
+    return float(np.average(rates, weights=points)) if jobs else None
+
+
+def _alarms(cells: Sequence[Cell]) -> str:
+    lines = [
+        "| job | chosen | test points | alarms at 90 % | at 99 % ± block error | null scores | drifted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for c in _jobs(cells):
+        found = c["detection"]
+        drift, rates, errors = found["drift"], found["false_alarms"], found.get("standard_errors") or {}
+        error = errors.get("99")
+        shown = f"{100 * rates['99']:.2f} %" + ("" if error is None else f" ± {100 * error:.2f}")
+        is_drifted = {True: "yes", False: "no", None: "–"}[drift["drifted"]]
+        lines.append(
+            f"| {c['group']} | {found['chosen']} | {drift['points']:,} | {100 * rates['90']:.1f} % | {shown} "
+            f"| {found['num_scores']:,} | {is_drifted} |"
+        )
+    rate = pooled_rate(cells)
+    if rate is not None:
+        lines.append(f"| **pooled by points** | | | | **{100 * rate:.2f} %** | | |")
+    return "\n".join(lines)
