@@ -108,6 +108,16 @@ class TestFitNulls:
         assert joint.scores * joint.units == pytest.approx(own.scores[::2], rel=1e-5)
         assert joint.count == own.count / 2
 
+    def test_moments_that_a_series_was_not_scored_at_are_no_part_of_it(self) -> None:
+        frame = noise(400, 400)
+        frame.series(1)[290:312] = np.nan  # whole targets of the calibration block, 280 to 320
+        shown = windows(frame, Block.CALIBRATION)
+        assert shown.num_dropped > 0
+        joint = fit_nulls({"naive": naive()}, shown)[f"naive{TOGETHER}"]
+        both = set(shown.origin[shown.series == 0].tolist()) & set(shown.origin[shown.series == 1].tolist())
+        assert joint.count == len({origin + k for origin in both for k in range(HORIZON)})
+        assert len(joint.scores) == len(both) * HORIZON
+
     def test_too_little_history_has_none(self) -> None:
         frame = noise(400)
         frame.values[:] = np.nan

@@ -303,10 +303,12 @@ class TestEdge:
 
     def test_without_a_job_it_is_made_of_history_shown_nothing_behind(self) -> None:
         tiny, how = Forecaster.zero_shot("temper-tiny"), {"scoring": "reconstruction", "prediction_length": 16}
-        scanning = scanned(tiny, noise(600), detection_size=64, **how)
+        walk = dataclasses.replace(noise(600), values=noise(600).values.cumsum())
+        scanning = scanned(tiny, walk, detection_size=64, **how)
         inner, edge = Laid(scanning.scan, scanning.work, stored={}).nulls(0, 90.0)
         assert inner.num_scores == 600 - 64 - scanning.scan.min_context
         assert null.MIN_SCORES < edge.num_scores <= inner.num_scores, "no block of the detection window is in it"
+        assert edge.units[8:].mean() > 1.3 * inner.units[8:].mean(), "far from the only side a walk is known less"
 
 
 class TestTogether:

@@ -99,11 +99,12 @@ class TestFillByForecasts:
 
 class TestShare:
     def test_the_plain_fill_moves_points_and_quantiles_alike(self) -> None:
-        batch = gaps(5)
-        alone, plain = by_forecasts()(batch, 5), by_forecasts().plain(batch, 5)
+        batch = gaps(5, frame=frame_of(noise()), first=40)
+        alone, plain = by_forecasts(period=4)(batch, 5), by_forecasts(period=4).plain(batch, 5)
         for share in (0.25, 1.0):
-            mixed = by_forecasts(share=share)(batch, 5)
+            mixed = by_forecasts(share=share, period=4)(batch, 5)
             change = share * (plain - alone.point)
+            assert np.abs(change).min() > 1e-3
             assert mixed.point == pytest.approx(alone.point + change)
             assert mixed.quantiles == pytest.approx(alone.quantiles + change[:, None])
 
