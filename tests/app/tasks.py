@@ -16,7 +16,7 @@ from app.db import session_scope
 from app.registry.register import Registered
 from tests import toy
 from tests.app.forecasts.conftest import Gateway
-from tests.app.tuned import register, tune
+from tests.app.tuned import Tuned, register, tune
 from tests.tsfm.jobs import toy_of_every_task
 
 LENGTH = 400
@@ -26,21 +26,28 @@ LENGTH = 400
 class Models:
     """Versions of the same weights, tuned for one task."""
 
+    tuned: Tuned
+    gateway: Gateway
     won: Registered
     """Promoted."""
     lost: Registered
     """Beaten by zero-shot."""
 
+    def beaten_by(self, fallback: str) -> Registered:
+        return register(
+            self.gateway.engine, self.gateway.store, self.tuned, suffix=fallback.replace("_", ""), fallback=fallback
+        )
+
 
 @contextlib.contextmanager
-def models_for(
-    task: str, gateway: Gateway, folder: Path, weights_dir: Path, file: str | None = None
-) -> Iterator[Models]:
-    """The toy does every task for as long as the block lasts; `file` is that of the training series."""
+def models_for(task: str, gateway: Gateway, folder: Path, weights_dir: Path, **asked: Any) -> Iterator[Models]:
+    """The toy does every task for as long as the block lasts; `asked` is more of the job's request."""
     with toy.registered(weights_dir), toy_of_every_task():
-        tuned = tune(folder, weights_dir, task=task)
+        tuned = tune(folder, weights_dir, task=task, **asked)
         yield Models(
-            won=register(gateway.engine, gateway.store, tuned, suffix=f"{task[:3]}won", training_file=file),
+            tuned=tuned,
+            gateway=gateway,
+            won=register(gateway.engine, gateway.store, tuned, suffix=f"{task[:3]}won"),
             lost=register(gateway.engine, gateway.store, tuned, suffix=f"{task[:3]}lost", fallback="zero_shot"),
         )
 

@@ -57,13 +57,15 @@ def tune(
     out = work_dir / "artifact"
     result = run(
         FinetuneRequest(
-            backbone="toy",
-            method=method,
-            prediction_length=HORIZON,
-            context_length=32,
-            hyperparameters={"max_epochs": 1, "learning_rate": 1e-3},
-            seed=seed,
-            **asked,
+            **{
+                "backbone": "toy",
+                "method": method,
+                "prediction_length": HORIZON,
+                "context_length": 32,
+                "hyperparameters": {"max_epochs": 1, "learning_rate": 1e-3},
+                "seed": seed,
+                **asked,
+            }
         ),
         frame(seed=seed) if series is None else series,
         weights_dir=weights_dir,

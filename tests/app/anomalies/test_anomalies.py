@@ -18,12 +18,21 @@ from tsfm.serving.batcher import OverloadedError
 
 __all__ = ["gateway"]
 SPIKE = 380
+CAPS = ("max_windows_per_epoch", "max_validation_windows", "max_calibration_windows", "max_test_windows")
 ROUTE = "/v1/anomalies"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def models(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory, toy_weights: Path) -> Iterator[Models]:
     with models_for("anomaly_detection", gateway, tmp_path_factory.mktemp("scored"), toy_weights) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rebuilt(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory, toy_weights: Path) -> Iterator[Models]:
+    few = {"max_epochs": 1, "learning_rate": 1e-3, **dict.fromkeys(CAPS, 24)}
+    how = {"backbone": "temper-tiny", "scoring": "reconstruction", "hyperparameters": few}
+    with models_for("anomaly_detection", gateway, tmp_path_factory.mktemp("rebuilt"), toy_weights, **how) as found:
         yield found
 
 
@@ -191,6 +200,17 @@ class TestTuned:
         assert plain["series"][0]["expected"] == pytest.approx(one["expected"], rel=1e-5)
         assert plain["calibrated"] is False
 
+    @pytest.mark.parametrize("fallback", ["naive", "seasonal_naive", "window_mean"])
+    def test_a_rival_that_was_not_beaten_has_the_job_s_null_too(
+        self, gateway: Gateway, models: Models, fallback: str
+    ) -> None:
+        answer = ok(gateway, asked(models.beaten_by(fallback).name))
+        (one,) = answer["series"]
+        assert (one["fallback"], answer["calibrated"], answer["prediction_length"]) == (fallback, True, 8)
+        assert one["is_anomaly"][SPIKE - (LENGTH - 48)] is True
+        plain = ok(gateway, asked(fallback, prediction_length=8))
+        assert plain["calibrated"] is False
+
     def test_a_system_of_as_many_series_has_the_job_s_null(self, gateway: Gateway, models: Models) -> None:
         two = asked(models.won.name, spiked(), [*wave(seed=1)], multivariate=True)
         assert ok(gateway, two)["system"]["calibrated"] is True
@@ -208,6 +228,18 @@ class TestTuned:
 
     def test_the_job_s_setting_is_not_to_be_changed(self, gateway: Gateway, models: Models) -> None:
         assert refused(gateway, asked(models.won.name, prediction_length=5))[::2] == (422, "prediction_length")
+
+
+class TestReconstruction:
+    @pytest.mark.parametrize("fallback", [None, "zero_shot", "linear_fill", "seasonal_fill"])
+    def test_what_answers_for_it_reconstructs_too(
+        self, gateway: Gateway, rebuilt: Models, fallback: str | None
+    ) -> None:
+        name = rebuilt.won.name if fallback is None else rebuilt.beaten_by(fallback).name
+        answer = ok(gateway, asked(name))
+        (one,) = answer["series"]
+        assert (answer["scoring"], answer["calibrated"], one["fallback"]) == ("reconstruction", True, fallback)
+        assert one["score"][SPIKE - (LENGTH - 48)] == max(one["score"])
 
 
 class TestLayouts:

@@ -192,6 +192,17 @@ class TestTuned:
         assert (own["fallback"], own["version"]) == (None, 1)
         assert own["digest"] != one["digest"]
 
+    @pytest.mark.parametrize("fallback", ["linear_fill", "seasonal_fill"])
+    def test_a_plain_fill_that_was_not_beaten_is_calibrated_too(
+        self, gateway: Gateway, models: Models, fallback: str
+    ) -> None:
+        answer = ok(gateway, asked(models.beaten_by(fallback).name))
+        (one,) = answer["series"]
+        assert (one["fallback"], answer["calibrated"]) == (fallback, True)
+        plain = ok(gateway, asked(fallback))
+        assert plain["calibrated"] is False
+        assert plain["series"][0]["values"] == pytest.approx(one["values"])
+
     def test_another_frequency_is_noted(self, gateway: Gateway, models: Models) -> None:
         sent = series(holed(), freq="15min")
         answer = ok(gateway, {"model": models.won.name, "series": [sent]})
