@@ -1,6 +1,7 @@
 """`temper finetune FILE`: upload, start a job, watch it, print the verdict."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,9 +118,18 @@ def finetune(
         print_json(job)
     elif wait:
         print_verdict(job)
-        say(f"\nNext: temper forecast {job['fine_tuned_model']} -o forecast.csv")
+        say(f"\nNext: {next_command(job)}")
     else:
         typer.echo(job["id"])
+
+
+def next_command(job: Mapping[str, Any]) -> str:
+    """What asks the model that a job made; a model answers questions of its own task alone."""
+    command, rest = {
+        "anomaly_detection": ("anomalies", "-o anomalies.csv"),
+        "imputation": ("impute", "-o filled.csv"),
+    }.get(job["task"], ("forecast", "-o forecast.csv"))
+    return f"temper {command} {job['fine_tuned_model']} {rest}"
 
 
 def _watch(api: Client, job_id: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.cli.client import Client, CommandError
-from app.cli.finetune import assignments, dry_run, method_of, start
+from app.cli.finetune import assignments, dry_run, method_of, next_command, start
 
 
 def test_values_are_json_where_they_read_as_json() -> None:
@@ -39,6 +39,13 @@ def test_alpha_belongs_to_sff() -> None:
 def test_options_need_a_method() -> None:
     with pytest.raises(CommandError, match="needs --method"):
         method_of(None, None, ["a=1"])
+
+
+@pytest.mark.parametrize(
+    ("task", "command"), [("forecast", "forecast"), ("anomaly_detection", "anomalies"), ("imputation", "impute")]
+)
+def test_what_comes_next_is_of_the_job_s_task(task: str, command: str) -> None:
+    assert next_command({"task": task, "fine_tuned_model": "ft:x"}).startswith(f"temper {command} ft:x -o ")
 
 
 class Service:
