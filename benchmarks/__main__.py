@@ -31,9 +31,18 @@ NAMES = (
     "calibration",
     "reproduce",
     "gate",
+    "anomaly",
+    "imputation",
+    "scoring",
 )
 
-OPTIONS = {"reproduce": ["--table"], "sff_search": ["--table"], "backbones": ["--table"]}
+OPTIONS = {
+    "reproduce": ["--table"],
+    "sff_search": ["--table"],
+    "backbones": ["--table"],
+    "anomaly": ["--table"],
+    "imputation": ["--table"],
+}
 """What a run of everything asks of a benchmark that would take hours or days by itself."""
 
 

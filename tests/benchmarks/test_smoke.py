@@ -23,6 +23,7 @@ HELPERS = {
     "anomaly_baselines",
     "anomaly_metrics",
     "anomaly_sets",
+    "anomaly_table",
     "bootstrap",
     "common",
     "sets",
