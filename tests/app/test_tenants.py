@@ -50,6 +50,18 @@ IN_THE_BODY: Mapping[tuple[str, str], Callable[[str], list[dict[str, Any]]]] = {
         {"json": {"model": "naive", "prediction_length": 1, "file": foreign[:64]}},
         {"params": {"model": foreign, "prediction_length": "1"}, **CSV},
     ],
+    ("post", "/v1/anomalies"): lambda foreign: [
+        {"json": {"model": foreign, "series": SERIES}},
+        {"json": {"model": foreign}},
+        {"json": {"model": "naive", "file": foreign[:64]}},
+        {"params": {"model": foreign}, **CSV},
+    ],
+    ("post", "/v1/imputations"): lambda foreign: [
+        {"json": {"model": foreign, "series": SERIES}},
+        {"json": {"model": foreign}},
+        {"json": {"model": "linear_fill", "file": foreign[:64]}},
+        {"params": {"model": foreign}, **CSV},
+    ],
 }
 
 

@@ -93,7 +93,7 @@ class TestForm:
             ({"prediction_length": "12", "method": '{"type":"sff","alpha":2}'}, 422, "invalid_config", "method.alpha"),
             ({"prediction_length": "12", "method": '{"type":"sff"'}, 422, "invalid_request", "method"),
             ({"prediction_length": "12", "colour": "red"}, 422, "unknown_field", "colour"),
-            ({"prediction_length": "12", "task": "imputation"}, 422, "unsupported_task", "task"),
+            ({"prediction_length": "12", "task": "naming"}, 422, "unknown_task", "task"),
             ({"prediction_length": "12", "hyperparameters": '{"lr": 1}'}, 422, "unknown_hyperparameter", None),
             ({"prediction_length": "12", "method": "zero_shot", "refit": "true"}, 422, "invalid_config", "refit"),
             ({"prediction_length": "12", "register_as": "ft:nobody"}, 404, "model_not_found", "register_as"),

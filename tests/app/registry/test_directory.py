@@ -21,7 +21,9 @@ class Lookups:
             raise NotFound("model", name)
         number = len(self.asked)
         source = Source(kind=SourceKind.TUNED, name="toy", digest=f"sha256:{number}", version=number)
-        return Target(model=name, version=number, digest=source.digest, source=source, fallback=None)
+        return Target(
+            model=name, version=number, digest=source.digest, source=source, fallback=None, tasks=("forecast",)
+        )
 
 
 class Clock:

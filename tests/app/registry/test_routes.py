@@ -24,7 +24,7 @@ class TestList:
         answer = client.get("/v1/models").json()
         ids = [model["id"] for model in answer["data"]]
         assert ids[:3] == names[::-1]
-        assert ids[3:] == [*catalog.BACKBONES, *catalog.RIVALS]
+        assert ids[3:] == [*catalog.BACKBONES, *catalog.RIVALS, *catalog.FILL_RIVALS]
         assert {"toy", "temper-tiny", "ttm-r2", "naive"} <= set(ids[3:])
         assert (answer["object"], answer["has_more"]) == ("list", False)
         first = answer["data"][0]
