@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.history import ask
+from app.cli.history import ask, write_csv
 from app.cli.options import DEFAULT_HOME, Home, Json, Url, connect
 from app.cli.output import number, print_json, print_table, row, say, table
 
@@ -53,8 +53,7 @@ def anomalies(
     }
     with connect(url, home) as api:
         if output is not None:
-            output.write_bytes(ask(api, "/v1/anomalies", asked, file, as_csv=True).content)
-            say(f"wrote {output}")
+            write_csv(api, "/v1/anomalies", asked, file, output)
             return
         answer = ask(api, "/v1/anomalies", asked, file).json()
     if as_json:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from app.cli.client import Client, CommandError
+from app.cli.output import say
 
 CSV = {"accept": "text/csv"}
 
@@ -25,3 +26,9 @@ def ask(
     params = {name: str(value).lower() if isinstance(value, bool) else value for name, value in fields.items()}
     kind = {**headers, "content-type": "text/csv"}
     return api.request("POST", route, params=params, content=file.read_bytes(), headers=kind)
+
+
+def write_csv(api: Client, route: str, asked: Mapping[str, Any], file: Path | None, output: Path) -> None:
+    """The answer of `route` as a CSV file, and a line that says so."""
+    output.write_bytes(ask(api, route, asked, file, as_csv=True).content)
+    say(f"wrote {output}")
