@@ -209,7 +209,7 @@ def vars_of(figures: Any) -> dict[str, float]:
 
 
 def _scores(one: Labelled, forecaster: Forecaster, options: argparse.Namespace) -> tuple[Floats, Floats]:
-    """(scores in units of the null, 1 where it alarms at `LEVEL`) of every row after the train part."""
+    """(severity, 1 where it alarms at `LEVEL`) of every row after the train part."""
     frame = _frame([one.values], [one.name], "1")
     tuned = forecaster.manifest is not None
     asked = ScoringAsk(
@@ -222,7 +222,7 @@ def _scores(one: Labelled, forecaster: Forecaster, options: argparse.Namespace) 
     for chunk in range(scanning.num_chunks):
         scanning.compute(chunk)
     scored = scanning.finish().series[0]
-    return scored.raw, scored.is_anomaly.astype(np.float64)
+    return scored.severity, scored.is_anomaly.astype(np.float64)
 
 
 def _ett_cells(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

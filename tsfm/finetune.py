@@ -33,6 +33,7 @@ from tsfm.results import write_results
 from tsfm.search import Outcome, Search
 from tsfm.series.frame import SeriesFrame
 from tsfm.setting import Setting
+from tsfm.severity import remembered
 from tsfm.tasks.forecast import Source
 from tsfm.tasks.sources import FillSource, network_source
 
@@ -387,6 +388,7 @@ def _manifest(
         "calibration": None,
         **found,
         "judged_until": judged_until(data.frame, data.split),
+        "levels": remembered(data.frame, data.split) if chosen["task"] == "anomaly_detection" else None,
         "code": {"sha256": provenance.code_sha256()},
         "libraries": provenance.library_versions(),
         "device": facts(job.device),

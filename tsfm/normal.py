@@ -57,7 +57,7 @@ def scores_on(asked: Asked, windows: Windows, *, should_stop: Callable[[], str |
     if not found:
         return np.empty((0, windows.prediction_length))
     whole = {f.name: np.concatenate([getattr(raw, f.name) for raw in found]) for f in fields(Raw)}
-    return Raw(**whole).steady(windows.series).score
+    return Raw(**whole).score
 
 
 def fit_nulls(

@@ -1,10 +1,10 @@
 """What a normal point scores: the null of anomaly scores, p-values against it, and its tail (evaluation.md §11).
 
 A point's *raw* score is its distance from the expected value in units of the spread on its side: half of the native
-band, or the window's scale where a source has no quantiles, in the median over the blocks of its series (`steady`).
-A block's own spread would do worse: what goes wrong widens it, and so excuses itself (docs/benchmarks.md). Each step of
-a scored block has raw scores of its own size, so they are divided by the step's mean over the null; then all steps are
-one distribution of n numbers.
+band of its block, or the window's scale where a source has no quantiles. So alarms are as rare where a series is wild
+as where it is calm (one spread a series alarmed twice as often as it said: docs/benchmarks.md). Each step of a scored
+block has raw scores of its own size, so they are divided by the step's mean over the null; then all steps are one
+distribution of n numbers.
 
 The p-value of a score s is (#{null > s} + U·(#{null = s} + 1)) ÷ (n + 1), uniform on [0, 1] for a normal point, ties
 and zero residuals included; U depends on the point's place alone, so that the same request gets the same answer. The
@@ -67,19 +67,6 @@ class Raw:
         with np.errstate(invalid="ignore"):
             score: Floats = np.where(off >= 0, off / self.above, -off / self.below)
         return score
-
-    def steady(self, series: NDArray[np.int64], counted: NDArray[np.bool_] | None = None) -> "Raw":
-        """With the spread of every series [B] in the median over its blocks, step by step; over those that are
-        `counted` [B], where that is given."""
-        below, above = self.below.copy(), self.above.copy()
-        for one in np.unique(series):
-            rows = series == one
-            for spread in (below, above):
-                known = spread[rows if counted is None else rows & counted]
-                used = ~np.isnan(known).all(axis=0)
-                middle = np.nanmedian(known[:, used], axis=0)
-                spread[np.ix_(rows, used)] = np.where(np.isnan(spread[np.ix_(rows, used)]), np.nan, middle)
-        return Raw(expected=self.expected, below=below, above=above, residual=self.residual)
 
 
 def raw_scores(

@@ -48,9 +48,7 @@ class SeriesScores:
     scores: Floats
     """1.0 is the line; NaN where the value is missing."""
     severity: Floats
-    """Distance from the expected value in units of the line's: 2 is twice as far as the level allows."""
-    raw: Floats
-    """In units of the null; what ranks points beyond the smallest p-value."""
+    """How far from normal, without an end: what ranks points (tsfm.severity)."""
     in_sample: NDArray[np.bool_]
 
     @property

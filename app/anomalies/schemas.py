@@ -55,7 +55,7 @@ class ScoredSeriesOut(ResponseModel):
     score: list[float | None] = Field(description="Above 1.0 is an anomaly, whatever the model and the level.")
     p_value: list[float | None] = Field(description="Share of normal points at least as far off.")
     severity: list[float | None] = Field(
-        description="Distance from the expected value, 1.0 at the bound: goes on growing where p-values end."
+        description="How far from normal, to rank alarms: without an end, where p-values end (docs/anomalies.md)."
     )
     is_anomaly: list[bool]
     in_sample: list[bool] = Field(description="Points the model was trained, selected or calibrated with.")

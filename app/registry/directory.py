@@ -99,7 +99,7 @@ class JudgedRef:
     """Source: "zero_shot", "naive", …"""
 
 
-JUDGED_FACTS = ("task", "scoring", "prediction_length", "context_length", "fill", "schema")
+JUDGED_FACTS = ("task", "scoring", "prediction_length", "context_length", "fill", "levels", "schema")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -281,19 +281,3 @@ def test_uniforms_are_above_zero_and_at_most_one() -> None:
     ends = uniforms(np.array([0, 2**64 - 1], dtype=np.uint64))
     assert 0.0 < ends[0] < 1e-15
     assert 1 - 1e-15 < ends[1] <= 1.0
-
-
-class TestSteady:
-    def test_a_block_that_goes_wrong_does_not_widen_its_own_unit(self) -> None:
-        wide = np.array([[1.0], [1.0], [9.0], [1.0], [5.0]])
-        raw = Raw(expected=np.zeros((5, 1)), below=wide, above=wide, residual=np.full((5, 1), 3.0))
-        found = raw.steady(np.array([0, 0, 0, 0, 1]))
-        assert found.score[:, 0].tolist() == [3.0, 3.0, 3.0, 3.0, 0.6]
-
-    def test_only_counted_blocks_make_the_unit_and_unused_steps_stay_unknown(self) -> None:
-        wide = np.array([[1.0, 1.0], [4.0, np.nan], [2.0, 3.0]])
-        raw = Raw(expected=np.zeros((3, 2)), below=wide, above=wide, residual=np.ones((3, 2)))
-        found = raw.steady(np.zeros(3, dtype=np.int64), np.array([False, True, True]))
-        assert found.above[:, 0].tolist() == [3.0, 3.0, 3.0]
-        assert np.isnan(found.above[1, 1])
-        assert found.above[2, 1] == 3.0

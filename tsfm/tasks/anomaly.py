@@ -29,6 +29,7 @@ from tsfm.series import split
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, gather, place_hash
 from tsfm.setting import Setting, scoring_setting, tuned_setting
+from tsfm.severity import level_of, severity
 from tsfm.tasks.forecast import Forecaster, Source
 from tsfm.tasks.scan import Laid, Scan, blocks_of
 from tsfm.tasks.sources import rival_source, source_of
@@ -73,11 +74,11 @@ class Detector:
         min_context: int,
         nulls: Mapping[str, Null],
         manifest: dict[str, Any] | None,
-        num_series: int | None,
+        facts: Mapping[str, Any] | None,
     ) -> None:
         self.name, self.setting, self.source, self.manifest = name, setting, source, manifest
-        self.num_series = num_series
-        """Of the job that measured the nulls."""
+        self.facts = facts
+        """The manifest of the job that measured the nulls; None where none did."""
         self.context_length = context_length
         """Steps the source is shown before a block, and behind one seen from both sides; of rivals what they use.
         """
@@ -133,7 +134,7 @@ class Detector:
             min_context=least,
             nulls=forecaster.nulls if nulls is None else nulls,
             manifest=manifest,
-            num_series=None if facts is None else int(facts["schema"]["num_series"]),
+            facts=facts,
         )
 
     def begin(self, frame: SeriesFrame, asked: ScoringAsk) -> "Scanning":
@@ -177,7 +178,9 @@ class Detector:
 
     def null_together(self, frame: SeriesFrame) -> Null | None:
         """What a job measured of all series as one system, where it had as many of them."""
-        return self.nulls.get(TOGETHER) if self.num_series == len(frame) else None
+        if self.facts is None or int(self.facts["schema"]["num_series"]) != len(frame):
+            return None
+        return self.nulls.get(TOGETHER)
 
     def batch(self, scan: Scan, chosen: slice) -> WindowBatch:
         """The blocks of one pass, with what they are shown."""
@@ -287,8 +290,8 @@ class Scanning:
             scores[rows] = raw[rows] / units[rows]
             line[rows] = one.threshold(level)
             p[rows] = one.p_values(scores[rows], uniform[rows], level=level)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            severity = np.where(line > 0, scores / line, np.where(scores > 0, np.inf, 0.0))
+        lower, upper = expected - line * units * below, expected + line * units * above
+        level_then = level_of(self.detector.facts, scan.frame.item_ids[i])
         seen = np.zeros(len(values), dtype=np.bool_)
         manifest = self.detector.manifest
         if manifest is not None and manifest.get("judged_until") is not None:
@@ -299,12 +302,11 @@ class Scanning:
             first=first,
             values=values,
             expected=expected,
-            lower=expected - line * units * below,
-            upper=expected + line * units * above,
+            lower=lower,
+            upper=upper,
             p_values=p,
             scores=null.shown_scores(p, level=level),
-            severity=np.where(np.isnan(scores), np.nan, severity),
-            raw=scores,
+            severity=severity(values, expected, lower, upper, level=level_then),
             in_sample=seen,
         )
 

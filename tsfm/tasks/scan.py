@@ -74,11 +74,8 @@ class Laid:
         self.scan = scan
         self._stored = stored
         self._open = len(scan.series) - scan.num_blind
-        is_blind = np.arange(len(scan.series)) >= self._open
-        # What else is computed for a null of all series together must not change the scores of each.
-        asked = scan.origin + scan.count > scan.first[scan.series]
-        self.work = work.steady(scan.series + len(scan.frame) * is_blind, asked if stored else None)
-        self._raw = self.work.score
+        self.work = work
+        self._raw = work.score
         self._pooled: tuple[Null, Null] | None = None
         skipped = set(scan.skipped)
         self.series = [i for i in range(len(scan.frame)) if i not in skipped]

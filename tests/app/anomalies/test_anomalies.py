@@ -88,12 +88,17 @@ class TestNumbers:
         assert answer["drift"]["points"] == 48
         assert set(answer["timing_ms"]) == {"queue", "load", "compute"}
 
-    def test_an_alarm_is_what_lies_outside_of_the_bounds(self, gateway: Gateway) -> None:
-        (one,) = ok(gateway, asked("toy", level=90, detection_size=100))["series"]
+    def test_what_lies_outside_of_the_bounds_is_an_alarm(self, gateway: Gateway) -> None:
+        """Inside, only what the last rank of the null leaves to chance, so that the rate is exact."""
+        answer = ok(gateway, asked("toy", level=90, detection_size=100))
+        (one,) = answer["series"]
         low, value, high = (np.array(one[name]) for name in ("lower", "value", "upper"))
         sure = np.minimum(abs(value - low), abs(value - high)) > 1e-4  # not within the rounding of the answer
         outside = (value < low) | (value > high)
-        np.testing.assert_array_equal(np.array(one["is_anomaly"])[sure], outside[sure])
+        alarm, p = np.array(one["is_anomaly"]), np.array(one["p_value"])
+        assert alarm[sure & outside].all()
+        assert outside.any()
+        assert (p[alarm & sure & ~outside] > 0.1 - 1.0 / (answer["null"]["num_scores"] + 1) - 1e-6).all()
         np.testing.assert_array_equal(np.array(one["score"]) > 1.0, one["is_anomaly"])
 
     def test_without_a_window_everything_with_history_is_scored(self, gateway: Gateway) -> None:

@@ -61,7 +61,7 @@ class TestPlanted:
         found = detect(opened[kind], spiked(toy.frame(seed=3), at), size=60).series[0]
         assert set(at) <= set((np.flatnonzero(found.is_anomaly) + found.first).tolist())
         if kind != "reconstruction":  # which sees a spike behind a block, too
-            assert set((np.argsort(-np.nan_to_num(found.raw))[:2] + found.first).tolist()) == set(at)
+            assert set((np.argsort(-np.nan_to_num(found.severity))[:2] + found.first).tolist()) == set(at)
         assert (found.severity[np.array(at) - found.first] > 1).all()
 
     @pytest.mark.parametrize("name", ["naive", "window_mean", "seasonal_naive"])
@@ -159,7 +159,7 @@ class TestMissing:
         frame.values[880:884] = np.nan
         found = detect(rival(), frame, size=50).series[0]
         gone = np.isin(np.arange(50), np.arange(30, 34))
-        for name in ("scores", "p_values", "severity", "raw"):
+        for name in ("scores", "p_values", "severity"):
             assert np.array_equal(np.isnan(getattr(found, name)), gone), name
         assert np.isfinite(found.expected).all()
         assert not found.is_anomaly[gone].any()
@@ -245,8 +245,8 @@ class TestBounds:
         assert (found.lower <= found.expected).all()
         assert (found.expected <= found.upper).all()
         outside = (found.values < found.lower) | (found.values > found.upper)
-        assert np.array_equal(outside[known], (found.severity > 1)[known])
-        clear = known & (np.abs(found.severity - 1) > 0.02)
+        room = np.where(found.values > found.expected, found.upper, found.lower) - found.expected
+        clear = known & (np.abs((found.values - found.expected) / room - 1) > 0.02)
         assert np.array_equal(outside[clear], found.is_anomaly[clear])
         assert 0 < outside.mean() < 0.5
 
@@ -255,6 +255,29 @@ class TestBounds:
         assert (high.upper > low.upper).all()
         assert (high.lower < low.lower).all()
         assert np.array_equal(high.expected, low.expected)
+
+
+class TestSeverity:
+    def test_a_job_remembers_at_what_level_its_series_were(self, opened: dict[str, Forecaster]) -> None:
+        known, frame = opened["forecast"], toy.frame()
+        strangers = dataclasses.replace(frame, item_ids=tuple(f"new-{one}" for one in frame.item_ids))
+        for i, (mine, other) in enumerate(
+            zip(detect(known, frame).series, detect(known, strangers).series, strict=True)
+        ):
+            level = known.manifest["levels"][frame.item_ids[i]]
+            usual = np.median(mine.upper - mine.lower) / 2
+            assert mine.severity - other.severity == pytest.approx(abs(mine.values - level) / 2 / usual, nan_ok=True)
+            for name in ("scores", "expected", "lower", "upper"):
+                np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
+
+    def test_what_answers_in_its_place_has_the_job_s_levels(self, opened: dict[str, Forecaster]) -> None:
+        job, stand_in = opened["forecast"], Forecaster.zero_shot("temper-tiny")
+        facts = job.manifest
+        mine = detect(stand_in, toy.frame(), like=facts, nulls=job.nulls).series[0]
+        none = detect(stand_in, toy.frame(), like={**facts, "levels": None}, nulls=job.nulls).series[0]
+        level = facts["levels"][toy.frame().item_ids[0]]
+        usual = np.median(mine.upper - mine.lower) / 2
+        assert mine.severity - none.severity == pytest.approx(abs(mine.values - level) / 2 / usual, nan_ok=True)
 
 
 class TestWhatItRestsOn:
@@ -297,9 +320,8 @@ class TestEdge:
         edge = model.nulls[EDGE]
         wider = {**model.nulls, EDGE: dataclasses.replace(edge, units=100 * edge.units)}
         other = detect(model, frame, size=30, nulls=wider).series[0]
-        changed = ~np.isclose(plain.raw, other.raw, equal_nan=True)
-        known = ~np.isnan(plain.values)
-        assert np.array_equal(changed[known], (np.arange(30) >= 30 - HORIZON)[known])
+        changed = ~np.isclose(plain.upper, other.upper)
+        assert np.array_equal(changed, np.arange(30) >= 30 - HORIZON)
 
     def test_without_a_job_it_is_made_of_history_shown_nothing_behind(self) -> None:
         tiny, how = Forecaster.zero_shot("temper-tiny"), {"scoring": "reconstruction", "prediction_length": 16}
