@@ -6,9 +6,10 @@
 
 Labels choose nothing. A model is tuned per group (NAB: folder; SMAP; MSL; UCR: file) on the pooled train parts of its
 series, by the product's own job (`task: anomaly_detection`), and scores what follows; `auto` is the one that claims are
-about. Series are ranked by the score in units of the null, since p-values end at 1 ÷ (n + 1) (evaluation.md §11). VUS,
-ROC and range figures are TSB-AD's (extra "benchmarks"); a row "smoothed" is the same score, squared, averaged over
-windows as sub-PCA's is, for methods that judge single points. False alarms are counted on each job's own test block:
+about. Points are ranked by their severity, since p-values end at 1 ÷ (n + 1) (evaluation.md §11). VUS, ROC and range
+figures are TSB-AD's (extra "benchmarks"). A row "smoothed" is the same score, squared, averaged over windows as
+sub-PCA's is, for methods that judge single points; the rows "without level" and "with level" are a job's severity
+without what it remembers of train, and zero-shot's with it. False alarms are counted on each job's own test block:
 the end of the train parts, which nothing was fitted on and nobody labelled an anomaly in; and on ETT.
 One JSON line a cell in `results/anomaly_cells.jsonl`; a second call skips what is done. Series of a group are shared
 among processes, one thread each.
@@ -36,8 +37,9 @@ from sets import TABLE, panels
 
 from tsfm import finetune
 from tsfm.request import FinetuneRequest
-from tsfm.scores import ScoringAsk
+from tsfm.scores import ScoringAsk, SeriesScores
 from tsfm.series.frame import SeriesFrame
+from tsfm.severity import severity
 from tsfm.tasks.anomaly import begin
 from tsfm.tasks.forecast import Forecaster
 
@@ -45,7 +47,7 @@ CONTEXT, HORIZON, LEVEL = 256, 24, 99.0
 TRIED = ("auto", "sff", "trace")
 ALL = (*TRIED, "full", "lora", "linear_probe", "scratch")
 BOTH_WAYS = ("zero-shot", "auto", "seasonal z-score")
-"""Methods that are shown smoothed, too."""
+"""Methods that are shown smoothed, too, and scores with the level on and off."""
 ETT = {"ETTh1": "h", "ETTh2": "h", "ETTm1": "15min", "ETTm2": "15min"}
 Floats = NDArray[np.float64]
 
@@ -177,12 +179,14 @@ def _cell(
     """Figures of one series, by point and smoothed; without any anomaly only how often it alarmed."""
     period = period_of(one.values[: one.train_end])
     labels = one.labels[one.train_end :]
-    alarms: Floats | None = None
+    scored: SeriesScores | None = None
     if forecaster is None:
-        raw = BASELINES[method](one.values, one.train_end, period)[one.train_end :]
+        ranked = BASELINES[method](one.values, one.train_end, period)[one.train_end :]
     else:
-        raw, alarms = _scores(one, forecaster, options)
-    scores, missing = lowest_where_undefined(raw)
+        scored = _scores(one, forecaster, options)
+        ranked = scored.severity
+    alarms = None if scored is None else scored.is_anomaly
+    scores, missing = lowest_where_undefined(ranked)
     cell: dict[str, Any] = {
         "set": one.group if one.group in ("SMAP", "MSL", "UCR") else "NAB",
         "group": group,
@@ -197,7 +201,12 @@ def _cell(
     window = window_length(one.values)
     cell["point"] = vars_of(ranking(labels, scores, window=window))
     if alarms is not None:
-        cell["found"] = vars_of(found(labels, alarms.astype(bool)))
+        cell["found"] = vars_of(found(labels, alarms))
+    if method in BOTH_WAYS and scored is not None:
+        level = None if method == "auto" else float(np.median(one.values[: one.train_end]))
+        other = severity(scored.values, scored.expected, scored.lower, scored.upper, level=level)
+        way = "without level" if level is None else "with level"
+        cell[way] = vars_of(ranking(labels, lowest_where_undefined(other)[0], window=window))
     if method in BOTH_WAYS:
         wide = smoothed(np.square(scores), width_of(one.train_end, period))
         cell["smoothed"] = vars_of(ranking(labels, wide, window=window))
@@ -208,8 +217,8 @@ def vars_of(figures: Any) -> dict[str, float]:
     return {name: float(getattr(figures, name)) for name in figures.__dataclass_fields__}
 
 
-def _scores(one: Labelled, forecaster: Forecaster, options: argparse.Namespace) -> tuple[Floats, Floats]:
-    """(severity, 1 where it alarms at `LEVEL`) of every row after the train part."""
+def _scores(one: Labelled, forecaster: Forecaster, options: argparse.Namespace) -> SeriesScores:
+    """Of every row after the train part."""
     frame = _frame([one.values], [one.name], "1")
     tuned = forecaster.manifest is not None
     asked = ScoringAsk(
@@ -221,8 +230,7 @@ def _scores(one: Labelled, forecaster: Forecaster, options: argparse.Namespace) 
     scanning = begin(forecaster, frame, asked)
     for chunk in range(scanning.num_chunks):
         scanning.compute(chunk)
-    scored = scanning.finish().series[0]
-    return scored.severity, scored.is_anomaly.astype(np.float64)
+    return scanning.finish().series[0]
 
 
 def _ett_cells(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

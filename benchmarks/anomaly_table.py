@@ -10,11 +10,26 @@ from common import Row
 Cell = Mapping[str, Any]
 FIGURES = ("vus_pr", "vus_roc", "auc_pr")
 SEED = 0
+APART = "SMAP and MSL, degenerate"
+"""Channels that are constant or have two values in train, listed apart (evaluation.md §11)."""
+WAYS = ("point", "smoothed", "without level", "with level")
+DIFFERENCES = (
+    ("zero-shot", "zero-shot", "point", "point"),
+    ("seasonal z-score", "seasonal z-score", "point", "point"),
+    ("zero-shot, both smoothed", "zero-shot", "smoothed", "smoothed"),
+    ("seasonal z-score, both smoothed", "seasonal z-score", "smoothed", "smoothed"),
+    ("zero-shot, both without the level", "zero-shot", "without level", "point"),
+    ("zero-shot, both with the level", "zero-shot", "point", "with level"),
+)
+"""Label, other method, way of `auto`, way of the other."""
 
 
 def markdown(cells: Sequence[Cell]) -> str:
     """Mean figures by set and method, the differences that claims are about, and the false alarms."""
     parts = [_means(cells, name) for name in ("NAB", "SMAP", "MSL", "UCR") if _of(cells, name)]
+    apart = [{**c, "set": APART, "degenerate": None} for c in cells if c.get("degenerate") and c.get("point")]
+    if apart:
+        parts.append(_means(apart, APART))
     return "\n\n".join([*parts, _differences(cells), _alarms(cells)])
 
 
@@ -48,9 +63,11 @@ def _by_series(cells: Sequence[Cell], sets: Sequence[str], method: str, way: str
     return {c["series"]: c[way]["vus_pr"] for c in _of(cells, *sets) if c["method"] == method and c.get(way)}
 
 
-def difference(cells: Sequence[Cell], sets: Sequence[str], other: str, *, way: str) -> Difference | None:
-    """Mean VUS-PR of `auto` less that of another method over the series that both have."""
-    mine, theirs = (_by_series(cells, sets, method, way) for method in ("auto", other))
+def difference(
+    cells: Sequence[Cell], sets: Sequence[str], other: str, *, way: str, other_way: str | None = None
+) -> Difference | None:
+    """Mean VUS-PR of `auto` less that of another method over the series that both have; ways as in `WAYS`."""
+    mine, theirs = _by_series(cells, sets, "auto", way), _by_series(cells, sets, other, other_way or way)
     shared = sorted(mine.keys() & theirs.keys())
     if len(shared) < 2:
         return None
@@ -68,7 +85,7 @@ def _means(cells: Sequence[Cell], name: str) -> str:
     ]
     for method in dict.fromkeys(c["method"] for c in mine):
         own = [c for c in mine if c["method"] == method]
-        for way in ("point", "smoothed"):
+        for way in WAYS:
             if all(c.get(way) for c in own):
                 label = method if way == "point" else f"{method}, smoothed"
                 lines.append(f"| {label} | {' | '.join(_cells(own, way))} |")
@@ -85,15 +102,9 @@ def _cells(own: Sequence[Cell], way: str) -> list[str]:
 
 def _differences(cells: Sequence[Cell]) -> str:
     lines = ["| mean VUS-PR of `auto` less | NAB | SMAP and MSL |", "|---|---|---|"]
-    for other, way in (
-        ("zero-shot", "point"),
-        ("seasonal z-score", "point"),
-        ("zero-shot", "smoothed"),
-        ("seasonal z-score", "smoothed"),
-    ):
-        gaps = [difference(cells, sets, other, way=way) for sets in (("NAB",), ("SMAP", "MSL"))]
+    for label, other, way, other_way in DIFFERENCES:
+        gaps = [difference(cells, sets, other, way=way, other_way=other_way) for sets in (("NAB",), ("SMAP", "MSL"))]
         shown = ["–" if g is None else f"{g.mean:+.3f} [{g.low:+.3f}, {g.high:+.3f}]" for g in gaps]
-        label = other if way == "point" else f"{other}, both smoothed"
         lines.append(f"| {label} | {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 

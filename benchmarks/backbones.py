@@ -5,14 +5,15 @@
     python benchmarks/backbones.py --table                  the Markdown of docs/benchmarks.md from what is done
 
 Random weights: cost does not depend on what the weights say. A backbone is measured in processes of its own: one for
-all times, and one each for the peak of memory of a forecast and of a training step. A forecast is `predict` of one
-pass after 512 steps (where the network has one fixed context, that), a training step loss, backward, clipping and AdamW
-in float32. Ours and the authors' network (`references.py`) take turns in one process, round by round; a ratio is the
+all times, and one each for the peak of memory of a forecast and of a training step. A forecast is `predict` of one pass
+after 512 steps (where the network has one fixed context, that), a training step loss, backward, clipping and AdamW in
+float32. Ours and the authors' network (`references.py`) take turns in one process, round by round; a ratio is the
 median over the rounds. While they train, their process keeps what they free (`keep_memory`). Batches of training are 32
 or the largest power of two that fits the memory and the time given; the table says which. What would take more than
 most of the free memory fails in its own process, before the machine is short of it: a reference that does so is left
-out of that time. The extra "parity" has to be installed for references other than Chronos: without it their cells stay
-open, and a later run measures them again.
+out of that time. Where two networks do not fit together to train, they train one after the other ("apart"). The extra
+"parity" has to be installed for references other than Chronos: without it their cells stay open, and a later run
+measures them again.
 """
 
 import argparse
@@ -116,6 +117,9 @@ def cell(name: str, options: argparse.Namespace) -> dict[str, Any]:
     begun, machine = time.monotonic(), facts()
     times = in_process("times", name, options, batch=0)
     batch = times["steps"].get("full", {"batch": 0})["batch"]
+    if times.pop("apart"):
+        theirs = in_process("reference_step", name, options, batch=batch)
+        times["steps"]["full"] |= beside(times["steps"]["full"], theirs)
     peaks = {
         part: in_process(part, name, options, batch=batch)["peak_bytes"] / MIB
         for part in MEMORY
@@ -128,6 +132,16 @@ def cell(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "times": times,
         "peak_mib": peaks,
         "seconds": time.monotonic() - begun,
+    }
+
+
+def beside(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The reference's half of a time, measured after ours: a ratio of medians, since no rounds were shared."""
+    return {
+        "reference_ms": theirs["ms"],
+        "reference_lowest_ms": theirs["lowest_ms"],
+        "ratio": ours["ms"] / theirs["ms"],
+        "apart": True,
     }
 
 
@@ -208,10 +222,12 @@ def times_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
     del network
     answer["trainable"] = {name: trainable(name, subject) for name in COUNTED if name in spec.methods}
     rows = fitting_batch(subject, options, copies=1 if theirs is None else 2)
+    answer["apart"] = theirs is not None and theirs.loss is not None and not rows
     if theirs is not None and not rows:  # both do not fit
         theirs = None
         gc.collect()
         rows = fitting_batch(subject, options, copies=1)
+        answer["apart"] = answer["apart"] and rows > 0
     keep_memory()
     for name in STEPS:
         if rows and name in spec.methods:
@@ -269,6 +285,17 @@ def steps_of(
             for trained, loss in theirs.narrower.items()
         }
         return answer | ({"narrower": narrower} if narrower else {})
+
+
+def reference_step_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
+    """A training step of the reference, alone in its process."""
+    importlib.import_module("torch._dynamo")
+    subject = Subject.of(spec, options.size)
+    theirs = reference(spec.implementation, subject.config, horizon=subject.horizon)
+    assert theirs is not None, "there was one when ours was measured"
+    assert theirs.loss is not None, "what has no loss is not trained"
+    keep_memory()
+    return in_turns(reference_stepper(theirs, theirs.loss, subject.batch(options.batch)), None, options)
 
 
 def reference_stepper(theirs: Reference, loss: Loss, batch: Batch) -> Callable[[], None]:
@@ -427,6 +454,7 @@ def settle(threads: int) -> None:
 
 PARTS: dict[str, Callable[[BackboneSpec, argparse.Namespace], dict[str, Any]]] = {
     "times": times_of,
+    "reference_step": reference_step_of,
     **{part: peak_of(part) for part in MEMORY},
 }
 

@@ -104,7 +104,8 @@ def _ratio(found: dict[str, Any]) -> str:
     if "ratio" not in found:
         return "too large" if found.get("reference_too_large") else "–"
     others = [f"; {trained} {_ratio(narrower)}" for trained, narrower in found.get("narrower", {}).items()]
-    return "".join([f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])})", *others])
+    apart = ", apart" if found.get("apart") else ""
+    return "".join([f"**{found['ratio']:.2f}** ({_number(found['reference_ms'])}{apart})", *others])
 
 
 def _name(cell: dict[str, Any]) -> str:

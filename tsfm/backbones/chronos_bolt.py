@@ -20,7 +20,7 @@ from transformers import T5Config
 
 from tsfm.backbones.base import Backbone, Batch, Prediction
 from tsfm.backbones.chronos_parts import Scale, adopt, empirical_quantiles, initialised, recompute, tied
-from tsfm.backbones.layers import pad_left, pinball
+from tsfm.backbones.layers import pad_left, pinball, through
 from tsfm.errors import ConfigError
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -115,7 +115,7 @@ class ChronosBolt(Backbone):
     shared: nn.Module
     input_patch_embedding: nn.Module
     encoder: nn.Module
-    decoder: nn.Module
+    decoder: Any
     output_patch_embedding: nn.Module
     levels: Tensor
 
@@ -206,9 +206,13 @@ class ChronosBolt(Backbone):
     def _decode(self, encoded: Encoded) -> Tensor:
         """[B, Q, P] float32 in the window's own scale, as the network says them: not sorted."""
         start = self._token(self.sizes.decoder_start_token_id, like=encoded.hidden)
-        state = self.decoder(
-            input_ids=start, encoder_hidden_states=encoded.hidden, encoder_attention_mask=encoded.seen
-        ).last_hidden_state
+        state = self.decoder.dropout(self.shared(start))
+        least = torch.finfo(encoded.hidden.dtype).min
+        hidden_mask = torch.where(encoded.seen, 0.0, least).to(encoded.hidden.dtype)[:, None, None]
+        checkpointing = self.gradient_checkpointing and self.training
+        for block in self.decoder.block:
+            state = through(_one_token, state, block, encoded.hidden, hidden_mask, checkpointing=checkpointing)
+        state = self.decoder.dropout(self.decoder.final_layer_norm(state))
         said: Tensor = self.output_patch_embedding(state)
         return said.float().reshape(len(said), len(self.levels), -1)
 
@@ -220,3 +224,18 @@ class ChronosBolt(Backbone):
     @staticmethod
     def _token(token: int, *, like: Tensor) -> Tensor:
         return torch.full((len(like), 1), token, dtype=torch.long, device=like.device)
+
+
+def _one_token(state: Tensor, block: Any, hidden: Tensor, hidden_mask: Tensor) -> Tensor:
+    """[B, 1, D] after a block of the decoder, whose one token's attention to itself is 1: the package computes it."""
+    own, cross, forward = block.layer
+    attention = own.SelfAttention
+    value = attention.v(own.layer_norm(state))
+    if attention.training and attention.dropout:  # of weights, one a head
+        kept = value.new_ones(len(value), 1, attention.n_heads, 1)
+        heads = value.reshape(len(value), 1, attention.n_heads, -1)
+        value = (heads * nn.functional.dropout(kept, attention.dropout)).reshape(value.shape)
+    state = state + own.dropout(attention.o(value))
+    state = cross(state, key_value_states=hidden, attention_mask=hidden_mask)[0]
+    after: Tensor = forward(state)
+    return after

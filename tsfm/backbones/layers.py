@@ -137,7 +137,7 @@ class GatedMLP(nn.Module):
         return out
 
 
-def through(block: nn.Module, *inputs: Any, checkpointing: bool) -> Tensor:
+def through(block: Callable[..., Any], *inputs: Any, checkpointing: bool) -> Tensor:
     """`block(*inputs)`; with `checkpointing` its activations are computed again in the backward pass."""
     if checkpointing and torch.is_grad_enabled():
         recomputed: Tensor = checkpoint(block, *inputs, use_reentrant=False)
