@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import Principal
 from app.errors import ApiError
-from app.forecasts.history import HistoryReader, selected
+from app.forecasts.history import HistoryReader, check_num_points, selected
 from app.forecasts.levels import NO_LEVELS, Levels
 from app.forecasts.limits import check_calendar, check_covariates, check_size, check_task, resolve_prediction_length
 from app.forecasts.parse import (
@@ -27,16 +27,14 @@ from app.forecasts.parse import (
     TrainingHistory,
     check_num_series,
 )
-from app.forecasts.ran import Ran
-from app.forecasts.respond import Numbers
+from app.forecasts.ran import Noted, Ran, Whole
+from app.forecasts.respond import ForecastResult, Numbers
 from app.registry.directory import Source, SourceKind, Target
 from app.registry.state import RegistryState
 from app.services import Services
 from app.settings import Settings
 from tsfm import catalog
 from tsfm.errors import ConfigError
-from tsfm.filled import Filled, LongGaps
-from tsfm.scores import Anomalies, ScoringAsk
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import BatcherConfig, OverloadedError
 from tsfm.serving.context_quantiles import UNAVAILABLE
@@ -45,22 +43,9 @@ if TYPE_CHECKING:
     from app.forecasts.engine import Engine
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Noted)
 MAX_NAMED = 5
 """Series that a note names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForecastResult:
-    target: Target
-    frame: SeriesFrame
-    levels: Levels
-    """Those that were answered: the asked ones, or the defaults where they could be had."""
-    numbers: Numbers
-
-    @property
-    def num_values(self) -> int:
-        """How many numbers the answer holds."""
-        return self.numbers.point.size + self.numbers.quantiles.size
 
 
 class ForecastService:
@@ -117,27 +102,25 @@ class ForecastService:
         check_num_series(len(frame), self._settings.max_forecast_series)
         return frame
 
-    async def detect(
-        self, target: Target, frame: SeriesFrame, asked: ScoringAsk, *, gone: Callable[[], Awaitable[bool]]
-    ) -> Ran[Anomalies]:
-        """Anomaly scores; 429 when the engine is full, `CallerGone` once `gone` says so."""
-        engine = await asyncio.shield(self._engine())
-        with _refused_when_full():
-            return await engine.detect(target.source, frame, asked, gone=gone)
-
-    async def fill(
+    async def whole(
         self,
-        target: Target,
-        frame: SeriesFrame,
-        levels: tuple[float, ...],
-        long_gaps: LongGaps,
-        *,
-        gone: Callable[[], Awaitable[bool]],
-    ) -> Ran[Filled]:
-        """Gaps filled; 429 when the engine is full, `CallerGone` once `gone` says so."""
+        principal: Principal,
+        ask: Ask,
+        task: catalog.Task,
+        run: Callable[["Engine", Source, SeriesFrame], Awaitable[Ran[N]]],
+    ) -> Whole[N]:
+        """What the engine makes by `run` of every point of the series.
+
+        Raises as `target` and `history` do, 422 for more points than are taken at once, 429 when the engine is full,
+        and whatever `run` raises.
+        """
+        target = await self.target(principal, ask, task)
+        frame = await self.history(principal, ask, target, whole=True)
+        check_num_points(len(frame.values), self._settings.max_scored_points, param="series")
         engine = await asyncio.shield(self._engine())
         with _refused_when_full():
-            return await engine.fill(target.source, frame, levels, long_gaps, gone=gone)
+            ran = await run(engine, target.source, frame)
+        return Whole(target=target, frame=frame, ran=ran, notes=(*ran.value.notes, *notes_on(target, frame)))
 
     async def numbers(
         self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
