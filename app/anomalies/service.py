@@ -18,4 +18,5 @@ async def detect(
         request.ask,
         "anomaly_detection",
         lambda engine, source, frame: engine.detect(source, frame, request.scoring, gone=gone),
+        steps=request.scoring.prediction_length,
     )

@@ -67,17 +67,17 @@ class BacktestService:
     async def backtest(self, principal: Principal, request: BacktestRequest, *, gone: Gone) -> BacktestResult:
         """Raises `ApiError`, a core error, or `CallerGone` once `gone` says so; see the statuses of the route."""
         begun = perf_counter()
-        target, prediction_length, frame = await self._forecasts.read(principal, request.forecast)
+        target, prediction_length, given = await self._forecasts.read(principal, request.forecast)
         options = request.options
         plan = plan_of(
-            frame,
+            given.frame,
             prediction_length=prediction_length,
             num_windows=options.num_windows,
             stride=options.stride or prediction_length,
         )
         self._check(plan, request.forecast.levels, 1 + len(options.rivals))
         in_sample = (IN_SAMPLE,) if target.source.kind is SourceKind.TUNED else ()
-        timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, frame)))
+        timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, given)))
         tested = [await self._asked(target, plan, request, gone, timing, notes)]
         for name in (one for one in dict.fromkeys(options.rivals) if one != target.model):
             rival = rival_target(name)

@@ -15,9 +15,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import Principal
 from app.errors import ApiError
-from app.forecasts.history import HistoryReader, check_num_points, selected
+from app.forecasts.history import Given, HistoryReader, check_num_points, selected
 from app.forecasts.levels import NO_LEVELS, Levels
-from app.forecasts.limits import check_calendar, check_covariates, check_size, check_task, resolve_prediction_length
+from app.forecasts.limits import (
+    check_calendar,
+    check_covariates,
+    check_observed,
+    check_size,
+    check_steps,
+    check_task,
+    resolve_prediction_length,
+)
 from app.forecasts.parse import (
     Ask,
     BodyHistory,
@@ -46,6 +54,7 @@ T = TypeVar("T")
 N = TypeVar("N", bound=Noted)
 MAX_NAMED = 5
 """Series that a note names."""
+UNKNOWN = "No value of the history is known: {}. Such a forecast knows nothing of its series."
 
 
 class ForecastService:
@@ -76,14 +85,15 @@ class ForecastService:
 
     async def forecast(self, principal: Principal, request: ForecastRequest) -> ForecastResult:
         """Raises `ApiError` or a core error; see the statuses of the route."""
-        target, prediction_length, frame = await self.read(principal, request)
+        target, prediction_length, given = await self.read(principal, request)
+        frame = given.frame
         check_size(len(frame), prediction_length, request.levels)
         check_calendar(frame, prediction_length)
         levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
-        numbers = replace(numbers, notes=(*numbers.notes, *notes_on(target, frame)))
+        numbers = replace(numbers, notes=(*numbers.notes, *notes_on(target, given)))
         return ForecastResult(target=target, frame=frame, levels=levels, numbers=numbers)
 
-    async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, SeriesFrame]:
+    async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, Given]:
         """What answers, for how many steps, and the history; raises as `forecast` does."""
         target = await self.target(principal, request, "forecast")
         prediction_length = resolve_prediction_length(target, request, self._settings.max_prediction_length)
@@ -96,11 +106,12 @@ class ForecastService:
         check_covariates(target, ask)
         return target
 
-    async def history(self, principal: Principal, ask: Ask, target: Target, *, whole: bool = False) -> SeriesFrame:
+    async def history(self, principal: Principal, ask: Ask, target: Target, *, whole: bool = False) -> Given:
         """The series; with `whole` every point of a file, else of a large one as much as any model looks at."""
-        frame = selected(await self._frame(principal, ask, target, whole=whole), ask.item_ids)
+        given = await self._given(principal, ask, target, whole=whole)
+        frame = selected(given.frame, ask.item_ids)
         check_num_series(len(frame), self._settings.max_forecast_series)
-        return frame
+        return replace(given, frame=frame)
 
     async def whole(
         self,
@@ -108,19 +119,26 @@ class ForecastService:
         ask: Ask,
         task: catalog.Task,
         run: Callable[["Engine", Source, SeriesFrame], Awaitable[Ran[N]]],
+        *,
+        steps: int | None = None,
     ) -> Whole[N]:
-        """What the engine makes by `run` of every point of the series.
+        """What the engine makes by `run` of every point of the series; `steps` are a caller's `prediction_length`.
 
-        Raises as `target` and `history` do, 422 for more points than are taken at once, 429 when the engine is full,
-        and whatever `run` raises.
+        Raises as `target` and `history` do, 422 for more steps or points than are taken at once and where no value is
+        known, 429 when the engine is full, and whatever `run` raises.
         """
         target = await self.target(principal, ask, task)
-        frame = await self.history(principal, ask, target, whole=True)
+        check_steps(target, steps or 1, self._settings.max_prediction_length, does="looks at")
+        given = await self.history(principal, ask, target, whole=True)
+        frame = given.frame
         check_num_points(len(frame.values), self._settings.max_scored_points, param="series")
+        check_observed(frame)
+        check_calendar(frame, 0)
         engine = await asyncio.shield(self._engine())
         with _refused_when_full():
             ran = await run(engine, target.source, frame)
-        return Whole(target=target, frame=frame, ran=ran, notes=(*ran.value.notes, *notes_on(target, frame)))
+        notes = (*ran.value.notes, *notes_on(target, given, unknown="No value of these series is known: {}."))
+        return Whole(target=target, frame=frame, ran=ran, notes=notes)
 
     async def numbers(
         self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
@@ -130,17 +148,18 @@ class ForecastService:
         with _refused_when_full():
             return await engine.forecast(source, frame, prediction_length, levels)
 
-    async def _frame(self, principal: Principal, request: Ask, target: Target, *, whole: bool) -> SeriesFrame:
+    async def _given(self, principal: Principal, request: Ask, target: Target, *, whole: bool) -> Given:
         match request.history:
             case InlineHistory(frame=frame):
-                return frame
+                return Given(frame=frame)
             case BodyHistory() as body:
                 return await self._in_slot(lambda: self._history.from_body(body))
             case FileHistory(file_id=file_id):
-                return await self._in_slot(partial(self._history.from_file, principal.tenant_id, file_id, whole=whole))
+                read = partial(self._history.from_file, principal.tenant_id, file_id, whole=whole)
+                return Given(frame=await self._in_slot(read))
             case TrainingHistory():
                 read = partial(self._history.from_file, principal.tenant_id, _training_file(target), whole=whole)
-                return await self._in_slot(partial(read, training=True))
+                return Given(frame=await self._in_slot(partial(read, training=True)))
 
     async def _in_slot(self, read: Callable[[], T]) -> T:
         async with self._parse_slots:
@@ -181,19 +200,18 @@ def _training_file(target: Target) -> str:
     return target.training_file
 
 
-def notes_on(target: Target, frame: SeriesFrame) -> tuple[str, ...]:
+def notes_on(target: Target, given: Given, *, unknown: str = UNKNOWN) -> tuple[str, ...]:
     """What the numbers alone do not say: that the model was tuned (or what answers for it was calibrated) on series of
-    another frequency, that it was not beaten, that there is nothing to go on from."""
-    notes = list(target.notes)
-    source = target.source
+    another frequency, that it was not beaten, how a file was read, that there is nothing to go on from (`unknown`)."""
+    notes = [*target.notes, *given.notes]
+    source, frame = target.source, given.frame
     of_a_job = source.kind is SourceKind.TUNED or source.calibration is not None
     if of_a_job and target.freq not in (None, frame.freq):
         done = "The model was tuned" if source.kind is SourceKind.TUNED else "Its quantiles were calibrated"
         notes.append(f"{done} on series of freq {target.freq!r}; these are {frame.freq!r}.")
-    if unknown := _unobserved(frame):
-        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
-        named = ", ".join(unknown[:MAX_NAMED])
-        notes.append(f"No value of the history is known: {named}{more}. Such a forecast knows nothing of its series.")
+    if names := _unobserved(frame):
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        notes.append(unknown.format(", ".join(names[:MAX_NAMED]) + more))
     return tuple(notes)
 
 
