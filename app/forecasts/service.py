@@ -121,17 +121,20 @@ class ForecastService:
         run: Callable[["Engine", Source, SeriesFrame], Awaitable[Ran[N]]],
         *,
         steps: int | None = None,
+        levels: Levels = NO_LEVELS,
     ) -> Whole[N]:
-        """What the engine makes by `run` of every point of the series; `steps` are a caller's `prediction_length`.
+        """What the engine makes by `run` of every point of the series; `steps` are a caller's `prediction_length`, and
+        the answer has a number of each of the `levels` for every point.
 
-        Raises as `target` and `history` do, 422 for more steps or points than are taken at once and where no value is
-        known, 429 when the engine is full, and whatever `run` raises.
+        Raises as `target` and `history` do, 422 for more steps, points or numbers than are taken at once and where no
+        value is known, 429 when the engine is full, and whatever `run` raises.
         """
         target = await self.target(principal, ask, task)
         check_steps(target, steps or 1, self._settings.max_prediction_length, does="looks at")
         given = await self.history(principal, ask, target, whole=True)
         frame = given.frame
         check_num_points(len(frame.values), self._settings.max_scored_points, param="series")
+        check_size(len(frame.values), 1, levels)
         check_observed(frame)
         check_calendar(frame, 0)
         engine = await asyncio.shield(self._engine())

@@ -25,5 +25,6 @@ async def fill(
         request.ask,
         "imputation",
         lambda engine, source, frame: engine.fill(source, frame, levels.floats, request.long_gaps, gone=gone),
+        levels=levels,
     )
     return ImputationResult(target=found.target, frame=found.frame, ran=found.ran, notes=found.notes, levels=levels)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.forecasts import limits
 from tests.app.forecasts.conftest import Gateway, gateway, series
 from tests.app.tasks import Models, Route, csv_of, models_for, wave
 
@@ -268,6 +269,13 @@ class TestRefusals:
         response = ROUTE.send_csv(gateway, csv_of(holed()), **{"model": "toy", name: text})
         assert response.status_code == 422, response.text
         assert response.json()["error"]["param"] == name
+
+    def test_an_answer_of_more_numbers_than_are_sent(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every level is a number a point, before anything is laid out for them."""
+        monkeypatch.setattr(limits, "MAX_VALUES", 3 * LENGTH)
+        assert post(gateway, asked("linear_fill", levels=[80])).status_code == 200
+        body = asked("linear_fill", levels=[80], quantile_levels=[0.5])
+        assert refused(gateway, body) == (422, "forecast_too_large", "series")
 
     def test_nothing_to_fill_from(self, gateway: Gateway) -> None:
         assert refused(gateway, asked("toy", [None] * 50)) == (422, "nothing_observed", "series")
