@@ -104,7 +104,8 @@ def check_size(num_series: int, prediction_length: int, levels: Levels) -> None:
         raise ApiError(
             422,
             "forecast_too_large",
-            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series or levels.",
+            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series or "
+            "levels.",
             param="series",
         )
 
