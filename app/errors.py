@@ -178,12 +178,13 @@ def validation_error(error: RequestValidationError) -> ApiError:
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     unknown = first["kind"] == "extra_forbidden"
-    message = f"Unknown field {first['param']!r}{more}." if unknown else f"{first['param']}: {first['message']}{more}."
+    place = first["param"] or "The body"
+    message = f"Unknown field {first['param']!r}{more}." if unknown else f"{place}: {first['message']}{more}."
     return ApiError(
         422,
         "unknown_field" if unknown else "invalid_request",
         message,
-        param=first["param"],
+        param=first["param"] or None,
         details={"problems": problems[:MAX_PROBLEMS], "num_problems": len(problems)},
     )
 

@@ -1,12 +1,12 @@
 """Random kills of gateway, worker, run, broker and database under uploads and jobs: what is lost or doubled?
 
-    ./run bench chaos [--kills 200] [--database postgresql]
+    ./run bench chaos [--kills 200] [--database postgresql] [--tasks anomaly_detection,imputation] [--train]
 
 The processes are real and so is everything in them but the training, which is a stand-in of a second or so
-(`tests/faults/quick_run.py`), so that many jobs meet many kills. Clients repeat a request with its `Idempotency-Key`
-until it is answered; what was answered is *accepted*. When the kills are over and all is drained, each accepted job
-must have succeeded once, with one version, each accepted file be read, and nothing else may be there: no row, object,
-folder or process that nobody asked for.
+(`tests/faults/quick_run.py`), so that many jobs meet many kills; with `--train` it is real, too, and brief. Clients
+repeat a request with its `Idempotency-Key` until it is answered; what was answered is *accepted*. When the kills are
+over and all is drained, each accepted job must have succeeded once, with one version, each accepted file be read, and
+nothing else may be there: no row, object, folder or process that nobody asked for.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from app.tables import File, Job, ModelVersion
 from benchmarks import common
 from tests import server as servers
 from tests.faults.deployment import CSV, HOURS, Deployment, deployment, kill
+from tsfm import catalog
 
 NUM_WORKERS = 2
 NUM_CLIENTS = 2
@@ -55,7 +56,12 @@ VARIABLES = {
     "TEMPER_LOG_LEVEL": "warning",
 }
 LONG_CSV = CSV + "".join(f"2026-01-{1 + i // 24:02d}T{i % 24:02d}:00:00,{i % 24}.5\n" for i in range(HOURS, 31 * 24))
-FORM = {"prediction_length": "8", "context_length": "64", "method": "full"}
+SPEC = {"prediction_length": 8, "context_length": 64, "method": "full"}
+FEW = dict.fromkeys(
+    ("max_windows_per_epoch", "max_validation_windows", "max_calibration_windows", "max_test_windows"), 64
+)
+BRIEF = {"max_epochs": 2, **FEW}
+"""Hyperparameters of a training that takes seconds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,25 +77,28 @@ class Accepted:
 class Client(threading.Thread):
     """Uploads and submits until it is told to stop; a request under way is repeated until it is answered."""
 
-    def __init__(self, one: Deployment, accepted: Accepted, stop: threading.Event, seed: int) -> None:
+    def __init__(
+        self, one: Deployment, accepted: Accepted, stop: threading.Event, seed: int, tasks: Sequence[str]
+    ) -> None:
         super().__init__(daemon=True)
-        self._one, self._accepted, self._stop_event = one, accepted, stop
+        self._one, self._accepted, self._stop_event, self._tasks = one, accepted, stop, tasks
         self._random = random.Random(seed)
 
     def run(self) -> None:
         with self._one.client() as client:
             while not self._stop_event.is_set():
+                spec = {**SPEC, "task": self._random.choice(self._tasks), "hyperparameters": BRIEF}
                 if self._num_active() >= MAX_ACTIVE:
                     time.sleep(RETRY_SECONDS)
                 elif self._random.random() < 0.7:
-                    job = self._post(client, "/v1/jobs", files={"file": ("load.csv", CSV)}, data=FORM)
+                    job = self._post(client, "/v1/jobs", files={"file": ("load.csv", CSV)}, data=_form(spec))
                     self._accepted.files.add(job["training_file"])
                     self._accepted.jobs.add(job["id"])
                 else:
                     file = self._post(client, "/v1/files", files={"file": ("long.csv", LONG_CSV)})
                     self._accepted.files.add(file["id"])
-                    body = {"training_file": file["id"], "prediction_length": 8, "context_length": 64, "method": "full"}
-                    self._accepted.jobs.add(self._post(client, "/v1/jobs", json=body)["id"])
+                    job = self._post(client, "/v1/jobs", json={"training_file": file["id"], **spec})
+                    self._accepted.jobs.add(job["id"])
 
     def _num_active(self) -> int:
         try:
@@ -114,6 +123,10 @@ class Client(threading.Thread):
             # In use, still being read, or a part of the service is away: all of them pass.
             assert answer.status_code in (409, 429, 500, 503), answer.text
             time.sleep(RETRY_SECONDS)
+
+
+def _form(spec: dict[str, Any]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in spec.items()}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,7 +164,7 @@ class Chaos:
         }
 
     def _kill_run(self) -> bool:
-        found = self.one.pids("quick_run")
+        found = self.one.run_pids()
         return bool(found) and _kill_pid(self.random.choice(found))
 
     def _end_worker(self, number: signal.Signals) -> bool:
@@ -163,7 +176,7 @@ class Chaos:
 
     def _kill_pool(self) -> bool:
         leaders = {worker.pid for worker in self.workers}
-        pool = [pid for pid in self.one.pids("quick_worker") if pid not in leaders]
+        pool = [pid for pid in self.one.pids(f"-m {self.one.worker_module} ") if pid not in leaders]
         return bool(pool) and _kill_pid(self.random.choice(pool))
 
     def _kill_gateway(self) -> bool:
@@ -237,6 +250,7 @@ def count(one: Deployment, accepted: Accepted) -> dict[str, Any]:
         "lost": len(lost_jobs) + len(lost_files),
         "doubled": len(doubled) + len(set(files) - accepted.files) + len(results - set(reported)),
         "left_behind": untidy,
+        "jobs_by_task": dict(Counter(str((job.resolved or {}).get("task")) for job in jobs.values())),
         "lost_jobs": [(job, jobs[job].status if job in jobs else None) for job in lost_jobs][:20],
     }
 
@@ -261,9 +275,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         home = Path(folder) / "home"
         home.mkdir()
         with places(options.database, Path(folder)) as (where, postgres), deployment(home, where) as one:
+            if options.train:
+                one.worker_module = "worker"
             chaos = Chaos(one=one, postgres=postgres, random=random.Random(options.seed))
             chaos.start()
-            clients = [Client(one, accepted, stop, options.seed + i) for i in range(NUM_CLIENTS)]
+            clients = [Client(one, accepted, stop, options.seed + i, options.tasks) for i in range(NUM_CLIENTS)]
             for client in clients:
                 client.start()
             deadline = time.monotonic() + options.seconds
@@ -279,12 +295,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"num_kills": chaos.kills.total(), "kills": dict(chaos.kills), **found}
 
 
+def _tasks(text: str) -> list[str]:
+    tasks = text.split(",")
+    if unknown := sorted(set(tasks) - set(catalog.TASKS)):
+        raise argparse.ArgumentTypeError(f"no task: {', '.join(unknown)}; known: {', '.join(catalog.TASKS)}")
+    return tasks
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop killing after this long (%(default)s)")
     parser.add_argument("--pause-seconds", type=float, default=2.0, help="between kills, on average (%(default)s)")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--tasks", type=_tasks, default=["forecast"], help="comma-separated (forecast)")
+    parser.add_argument("--train", action="store_true", help="train in earnest, briefly")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="folder of the JSON lines")
     options = parser.parse_args()

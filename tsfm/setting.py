@@ -181,7 +181,8 @@ def scoring_setting(
     wanted = prediction_length or min(max(season, SHORTEST_BLOCK), LONGEST_BLOCK)
     if spec is None:
         if scoring not in (None, "forecast"):
-            raise ConfigError('A rival scores by "forecast" alone: leave scoring out.', param="scoring")
+            message = 'A rival scores by "forecast" alone: leave scoring out.'
+            raise ConfigError(message, param="scoring", code="unsupported_scoring")
         return Setting(
             task="anomaly_detection", scoring="forecast", prediction_length=wanted, context_length=RIVAL_CONTEXT
         )

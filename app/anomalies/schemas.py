@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.forecasts.schemas import HISTORY_PARAMETERS, HistoryIn, Timing
+from app.forecasts.schemas import HISTORY_PARAMETERS, MAX_INDEX, HistoryIn, Timing
 from app.schemas import RequestModel, ResponseModel
 
 
@@ -17,6 +17,7 @@ class AnomalyOptions(RequestModel):
     detection_size: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_INDEX,
         description="Score only the newest so many points of each series; default: all with history.",
     )
     prediction_length: int | None = Field(

@@ -1,17 +1,22 @@
 """From the bytes of a request to a checked `BacktestRequest`: a forecast's request and four fields of its own."""
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 
 from app.backtests.schemas import OWN_PARAMETERS, BacktestIn, BacktestOptions
 from app.forecasts.levels import Levels, parse_levels
-from app.forecasts.parse import ForecastRequest, from_sent, parse_file, problems, read_body, validated
+from app.forecasts.parse import (
+    ForecastRequest,
+    from_sent,
+    integer_or_text,
+    own_fields,
+    parse_file,
+    read_body,
+    validated,
+)
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Levels that wql is averaged over where the caller names none."""
@@ -41,11 +46,7 @@ def _parse_file(body: bytes, query: list[tuple[str, str]]) -> BacktestRequest:
     for name, value in query:
         if name in OWN_PARAMETERS:
             texts[name] = f"{texts[name]},{value}" if name in texts else value
-    own = {name: _value(name, text) for name, text in texts.items()}
-    try:
-        options = BacktestOptions.model_validate(own)
-    except ValidationError as error:
-        raise RequestValidationError(problems(error)) from error
+    options = own_fields(BacktestOptions, texts, _value)
     return _made(parse_file(body, [(name, value) for name, value in query if name not in OWN_PARAMETERS]), options)
 
 
@@ -53,7 +54,7 @@ def _value(name: str, text: str) -> Any:
     """A number or a list where the text is one; what is neither is refused with the field's name."""
     if name in ("metrics", "rivals"):
         return [part.strip() for part in text.split(",") if part.strip()]
-    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
+    return integer_or_text(text)
 
 
 def _made(forecast: ForecastRequest, options: BacktestOptions) -> BacktestRequest:

@@ -1,6 +1,5 @@
 """A backtest from request to errors: the history and what answers, the cut-offs, then the forecasts engine."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -11,7 +10,7 @@ from app.backtests.parse import BacktestRequest
 from app.errors import ApiError
 from app.forecasts.levels import UNITS, Levels
 from app.forecasts.limits import check_size
-from app.forecasts.ran import CallerGone
+from app.forecasts.ran import CallerGone, Gone
 from app.forecasts.service import ForecastService, notes_on
 from app.registry.directory import Source, SourceKind, Target, native_quantiles, rival_target
 from app.settings import Settings
@@ -46,6 +45,11 @@ class BacktestResult:
     notes: tuple[str, ...]
     timing_ms: dict[str, float]
 
+    @property
+    def num_values(self) -> int:
+        """How many numbers the answer holds: each window's metrics, of every model."""
+        return sum(len(one.result.whole()) for one in self.tested) * len(self.plan)
+
 
 @dataclass(slots=True)
 class _Timing:
@@ -60,22 +64,20 @@ class BacktestService:
     def __init__(self, forecasts: ForecastService, settings: Settings) -> None:
         self._forecasts, self._settings = forecasts, settings
 
-    async def backtest(
-        self, principal: Principal, request: BacktestRequest, *, gone: Callable[[], Awaitable[bool]]
-    ) -> BacktestResult:
+    async def backtest(self, principal: Principal, request: BacktestRequest, *, gone: Gone) -> BacktestResult:
         """Raises `ApiError`, a core error, or `CallerGone` once `gone` says so; see the statuses of the route."""
         begun = perf_counter()
-        target, prediction_length, frame = await self._forecasts.read(principal, request.forecast)
+        target, prediction_length, given = await self._forecasts.read(principal, request.forecast)
         options = request.options
         plan = plan_of(
-            frame,
+            given.frame,
             prediction_length=prediction_length,
             num_windows=options.num_windows,
             stride=options.stride or prediction_length,
         )
         self._check(plan, request.forecast.levels, 1 + len(options.rivals))
         in_sample = (IN_SAMPLE,) if target.source.kind is SourceKind.TUNED else ()
-        timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, frame)))
+        timing, notes = _Timing(), dict.fromkeys((*in_sample, *notes_on(target, given)))
         tested = [await self._asked(target, plan, request, gone, timing, notes)]
         for name in (one for one in dict.fromkeys(options.rivals) if one != target.model):
             rival = rival_target(name)
@@ -110,7 +112,7 @@ class BacktestService:
         target: Target,
         plan: Plan,
         request: BacktestRequest,
-        gone: Callable[[], Awaitable[bool]],
+        gone: Gone,
         timing: _Timing,
         notes: dict[str, None],
     ) -> Tested:
@@ -131,7 +133,7 @@ class BacktestService:
         plan: Plan,
         request: BacktestRequest,
         wanted: tuple[float, ...],
-        gone: Callable[[], Awaitable[bool]],
+        gone: Gone,
         timing: _Timing,
         notes: dict[str, None],
     ) -> Tested:

@@ -7,7 +7,7 @@ the compute thread if need be), then joins a batch of everything with the same s
 import asyncio
 import gc
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ import structlog
 import torch
 from starlette.concurrency import run_in_threadpool
 
-from app.forecasts.ran import CallerGone, Ran
+from app.forecasts.ran import CallerGone, Gone, Ran
 from app.forecasts.respond import Numbers
 from app.registry.artifacts import LocalArtifacts, artifact_damaged
 from app.registry.directory import (
@@ -180,9 +180,7 @@ class Engine:
             compute_seconds=sum(answer.compute_seconds for answer in answers),
         )
 
-    async def detect(
-        self, source: Source, frame: SeriesFrame, asked: ScoringAsk, *, gone: Callable[[], Awaitable[bool]]
-    ) -> Ran[Anomalies]:
+    async def detect(self, source: Source, frame: SeriesFrame, asked: ScoringAsk, *, gone: Gone) -> Ran[Anomalies]:
         """Scores the points of `frame`. Raises what `_run` raises."""
 
         def begin(forecaster: Forecaster, judged: Judged | None) -> anomaly.Scanning:
@@ -199,7 +197,7 @@ class Engine:
         levels: tuple[float, ...],
         long_gaps: LongGaps,
         *,
-        gone: Callable[[], Awaitable[bool]],
+        gone: Gone,
     ) -> Ran[Filled]:
         """Fills the gaps of `frame`. Raises what `_run` raises."""
 
@@ -215,7 +213,7 @@ class Engine:
         source: Source,
         begin: Callable[[Forecaster, Judged | None], C],
         *,
-        gone: Callable[[], Awaitable[bool]],
+        gone: Gone,
     ) -> Ran[C]:
         """Starts work on an opened source and computes its passes one by one, between others' batches.
 

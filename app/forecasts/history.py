@@ -4,7 +4,7 @@ Everything here blocks (disk, database, parser) and runs in a worker thread.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from tsfm.series.options import Limits
 from tsfm.series.read import read_file
 
 MAX_LISTED = 20
+MAX_SUSPECTS = 5
+"""That the notes of an answer name."""
 LARGE_POINTS = 1_000_000
 """A file of more points is not held in memory whole."""
 SMALL_BYTES = 1 << 20
@@ -39,16 +41,25 @@ MAX_HISTORY = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The series of a request."""
+
+    frame: SeriesFrame
+    notes: tuple[str, ...] = ()
+    """What was decided or is suspect in a file that nobody has seen the reading of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryReader:
     settings: Settings
     engine: Engine
     store: Store
 
-    def from_body(self, history: BodyHistory) -> SeriesFrame:
+    def from_body(self, history: BodyHistory) -> Given:
         """Parses the sent file as an upload is parsed, keeping nothing. `DataError` lists every problem."""
         with self._work_dir() as folder, self._read(folder, history) as found:
             check_num_series(int(found.reading["num_series"]), self.settings.max_forecast_series)
-            return load_frame(found.series, found.reading)
+            return Given(frame=load_frame(found.series, found.reading), notes=_notes(found.reading))
 
     @contextmanager
     def _read(self, folder: Path, history: BodyHistory) -> Iterator[Parsed]:
@@ -118,6 +129,17 @@ class HistoryReader:
             max_columns=settings.max_columns,
             threads=1,
         )
+
+
+def _notes(reading: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings and suspect values, which the answer to an upload would show."""
+    suspects = [
+        f"{one['column'] or one['item_id']!r} holds {one['value']:g} ({one['count']:,} times): {one['reason']}. "
+        "It was taken for a number."
+        for one in reading["suspects"]
+    ]
+    more = [f"{len(suspects) - MAX_SUSPECTS} more values are suspect."] if len(suspects) > MAX_SUSPECTS else []
+    return (*reading["warnings"], *suspects[:MAX_SUSPECTS], *more)
 
 
 class _Folder(tempfile.TemporaryDirectory[str]):

@@ -1,5 +1,7 @@
 """What a request may ask: covariates, horizon, size and calendar. Each refusal names the field and the bound."""
 
+import numpy as np
+
 from app.errors import ApiError
 from app.forecasts.levels import Levels
 from app.forecasts.parse import Ask, BodyHistory, ForecastRequest, InlineHistory
@@ -69,15 +71,31 @@ def resolve_prediction_length(target: Target, request: ForecastRequest, most: in
         raise ApiError(422, "missing_field", message, param="prediction_length")
     if target.source.kind is not SourceKind.RIVAL:
         most = min(most, catalog.backbone(target.source.name).max_prediction_length)
+    check_steps(target, steps, most, does="forecasts")
+    return steps
+
+
+def check_steps(target: Target, steps: int, most: int, *, does: str) -> None:
+    """Refuses more steps at once than anything may be laid out for, rivals included."""
     if steps > most:
         raise ApiError(
             422,
             "prediction_length_too_long",
-            f"{target.model} forecasts at most {most} steps, not {steps}.",
+            f"{target.model} {does} at most {most} steps, not {steps}.",
             param="prediction_length",
             details={"max_prediction_length": most},
         )
-    return steps
+
+
+def check_observed(frame: SeriesFrame) -> None:
+    """Refuses series of which not one value is known."""
+    if np.isnan(frame.values).all():
+        raise ApiError(
+            422,
+            "nothing_observed",
+            "No value of any series is known, so there is nothing to go on from: send series with some values.",
+            param="series",
+        )
 
 
 def check_size(num_series: int, prediction_length: int, levels: Levels) -> None:
@@ -86,13 +104,14 @@ def check_size(num_series: int, prediction_length: int, levels: Levels) -> None:
         raise ApiError(
             422,
             "forecast_too_large",
-            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series.",
+            f"The answer would hold {values:,} numbers; at most {MAX_VALUES:,} are sent. Ask for fewer series or "
+            "levels.",
             param="series",
         )
 
 
 def check_calendar(frame: SeriesFrame, prediction_length: int) -> None:
-    """Refuses a forecast that would go beyond the year 9998, where times no longer fit their type."""
+    """Refuses series that would go on beyond the year 9998, where times no longer fit their type."""
     freq = parse(frame.freq)
     if freq.unit is Unit.INTEGER or not len(frame):
         return
@@ -101,6 +120,6 @@ def check_calendar(frame: SeriesFrame, prediction_length: int) -> None:
         raise ApiError(
             422,
             "timestamps_out_of_range",
-            f"With freq {frame.freq!r} the forecast would end beyond the year 9998: check start and freq.",
+            f"With freq {frame.freq!r} the times would go beyond the year 9998: check start and freq.",
             param="freq",
         )

@@ -1,5 +1,6 @@
 """From the bytes of a request to a checked `ForecastRequest`: JSON with the series inline, or a file as the body."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ FILE_TYPES = frozenset(
 )
 T = TypeVar("T")
 Sent = TypeVar("Sent", bound=BaseModel)
+In = TypeVar("In", bound=HistoryIn)
 _COLUMN_LISTS = frozenset({"target_columns", "past_covariate_columns", "future_covariate_columns", "static_columns"})
 
 
@@ -117,6 +119,47 @@ def validated(kind: type[Sent], body: bytes) -> Sent:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise RequestValidationError(problems(error)) from error
+
+
+def read_own(
+    request: Request,
+    body: bytes,
+    *,
+    max_series: int,
+    sent: type[In],
+    options: type[Sent],
+    parameters: Mapping[str, str],
+    value: Callable[[str, str], Any],
+    made: Callable[[Ask, In | Sent], T],
+) -> T:
+    """What `made` makes of an `Ask` and the fields that a question has of its own.
+
+    A JSON body is a `sent`, which has these fields, too; of a file they are query parameters among `parameters`, whose
+    texts `value` (name, text) reads for `options`.
+    """
+
+    def of_json(body: bytes) -> T:
+        found = validated(sent, body)
+        return made(ask_of(found, max_series=max_series), found)
+
+    def of_file(body: bytes, query: list[tuple[str, str]]) -> T:
+        ask, texts = ask_of_file(body, query, parameters)
+        return made(ask, own_fields(options, texts, value))
+
+    return read_body(request, body, json=of_json, file=of_file)
+
+
+def own_fields(options: type[Sent], texts: Mapping[str, str], value: Callable[[str, str], Any]) -> Sent:
+    """Query parameters as an `options`; what is wrong with them is answered as it would be in a JSON body."""
+    try:
+        return options.model_validate({name: value(name, text) for name, text in texts.items()})
+    except ValidationError as error:
+        raise RequestValidationError(problems(error)) from error
+
+
+def integer_or_text(text: str) -> int | str:
+    """A number where the text is one; what is none is refused later, with the field's name."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
 
 
 def from_sent(sent: ForecastIn, *, max_series: int) -> ForecastRequest:

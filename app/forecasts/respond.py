@@ -39,8 +39,23 @@ class Numbers:
     compute_seconds: float
 
 
-def to_json(target: Target, frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastResult:
+    target: Target
+    frame: SeriesFrame
+    levels: Levels
+    """Those that were answered: the asked ones, or the defaults where they could be had."""
+    numbers: Numbers
+
+    @property
+    def num_values(self) -> int:
+        """How many numbers the answer holds."""
+        return self.numbers.point.size + self.numbers.quantiles.size
+
+
+def to_json(result: ForecastResult) -> bytes:
     """The JSON answer; NaN (nothing can be said) becomes null."""
+    target, frame, levels, numbers = result.target, result.frame, result.levels, result.numbers
     point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     served = _served(target, numbers.sent, len(frame))
@@ -88,8 +103,9 @@ def _served(target: Target, sent: list[str] | None, num_series: int) -> list[dic
     return [by_source[name] for name in sent]
 
 
-def to_csv(frame: SeriesFrame, levels: Levels, numbers: Numbers) -> bytes:
+def to_csv(result: ForecastResult) -> bytes:
     """Columns item_id, timestamp, mean, one per quantile ("0.1"), lo-80 and hi-80 per interval; empty where unknown."""
+    frame, levels, numbers = result.frame, result.levels, result.numbers
     point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     columns = list(levels.quantiles)

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
@@ -15,9 +15,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import Principal
 from app.errors import ApiError
-from app.forecasts.history import HistoryReader, selected
+from app.forecasts.history import Given, HistoryReader, check_num_points, selected
 from app.forecasts.levels import NO_LEVELS, Levels
-from app.forecasts.limits import check_calendar, check_covariates, check_size, check_task, resolve_prediction_length
+from app.forecasts.limits import (
+    check_calendar,
+    check_covariates,
+    check_observed,
+    check_size,
+    check_steps,
+    check_task,
+    resolve_prediction_length,
+)
 from app.forecasts.parse import (
     Ask,
     BodyHistory,
@@ -27,16 +35,14 @@ from app.forecasts.parse import (
     TrainingHistory,
     check_num_series,
 )
-from app.forecasts.ran import Ran
-from app.forecasts.respond import Numbers
+from app.forecasts.ran import Noted, Ran, Whole
+from app.forecasts.respond import ForecastResult, Numbers
 from app.registry.directory import Source, SourceKind, Target
 from app.registry.state import RegistryState
 from app.services import Services
 from app.settings import Settings
 from tsfm import catalog
 from tsfm.errors import ConfigError
-from tsfm.filled import Filled, LongGaps
-from tsfm.scores import Anomalies, ScoringAsk
 from tsfm.series.frame import SeriesFrame
 from tsfm.serving.batcher import BatcherConfig, OverloadedError
 from tsfm.serving.context_quantiles import UNAVAILABLE
@@ -45,22 +51,10 @@ if TYPE_CHECKING:
     from app.forecasts.engine import Engine
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Noted)
 MAX_NAMED = 5
 """Series that a note names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForecastResult:
-    target: Target
-    frame: SeriesFrame
-    levels: Levels
-    """Those that were answered: the asked ones, or the defaults where they could be had."""
-    numbers: Numbers
-
-    @property
-    def num_values(self) -> int:
-        """How many numbers the answer holds."""
-        return self.numbers.point.size + self.numbers.quantiles.size
+UNKNOWN = "No value of the history is known: {}. Such a forecast knows nothing of its series."
 
 
 class ForecastService:
@@ -91,14 +85,15 @@ class ForecastService:
 
     async def forecast(self, principal: Principal, request: ForecastRequest) -> ForecastResult:
         """Raises `ApiError` or a core error; see the statuses of the route."""
-        target, prediction_length, frame = await self.read(principal, request)
+        target, prediction_length, given = await self.read(principal, request)
+        frame = given.frame
         check_size(len(frame), prediction_length, request.levels)
         check_calendar(frame, prediction_length)
         levels, numbers = await self._compute(target, frame, prediction_length, request.levels)
-        numbers = replace(numbers, notes=(*numbers.notes, *notes_on(target, frame)))
+        numbers = replace(numbers, notes=(*numbers.notes, *notes_on(target, given)))
         return ForecastResult(target=target, frame=frame, levels=levels, numbers=numbers)
 
-    async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, SeriesFrame]:
+    async def read(self, principal: Principal, request: ForecastRequest) -> tuple[Target, int, Given]:
         """What answers, for how many steps, and the history; raises as `forecast` does."""
         target = await self.target(principal, request, "forecast")
         prediction_length = resolve_prediction_length(target, request, self._settings.max_prediction_length)
@@ -111,33 +106,42 @@ class ForecastService:
         check_covariates(target, ask)
         return target
 
-    async def history(self, principal: Principal, ask: Ask, target: Target, *, whole: bool = False) -> SeriesFrame:
+    async def history(self, principal: Principal, ask: Ask, target: Target, *, whole: bool = False) -> Given:
         """The series; with `whole` every point of a file, else of a large one as much as any model looks at."""
-        frame = selected(await self._frame(principal, ask, target, whole=whole), ask.item_ids)
+        given = await self._given(principal, ask, target, whole=whole)
+        frame = selected(given.frame, ask.item_ids)
         check_num_series(len(frame), self._settings.max_forecast_series)
-        return frame
+        return replace(given, frame=frame)
 
-    async def detect(
-        self, target: Target, frame: SeriesFrame, asked: ScoringAsk, *, gone: Callable[[], Awaitable[bool]]
-    ) -> Ran[Anomalies]:
-        """Anomaly scores; 429 when the engine is full, `CallerGone` once `gone` says so."""
-        engine = await asyncio.shield(self._engine())
-        with _refused_when_full():
-            return await engine.detect(target.source, frame, asked, gone=gone)
-
-    async def fill(
+    async def whole(
         self,
-        target: Target,
-        frame: SeriesFrame,
-        levels: tuple[float, ...],
-        long_gaps: LongGaps,
+        principal: Principal,
+        ask: Ask,
+        task: catalog.Task,
+        run: Callable[["Engine", Source, SeriesFrame], Awaitable[Ran[N]]],
         *,
-        gone: Callable[[], Awaitable[bool]],
-    ) -> Ran[Filled]:
-        """Gaps filled; 429 when the engine is full, `CallerGone` once `gone` says so."""
+        steps: int | None = None,
+        levels: Levels = NO_LEVELS,
+    ) -> Whole[N]:
+        """What the engine makes by `run` of every point of the series; `steps` are a caller's `prediction_length`, and
+        the answer has a number of each of the `levels` for every point.
+
+        Raises as `target` and `history` do, 422 for more steps, points or numbers than are taken at once and where no
+        value is known, 429 when the engine is full, and whatever `run` raises.
+        """
+        target = await self.target(principal, ask, task)
+        check_steps(target, steps or 1, self._settings.max_prediction_length, does="looks at")
+        given = await self.history(principal, ask, target, whole=True)
+        frame = given.frame
+        check_num_points(len(frame.values), self._settings.max_scored_points, param="series")
+        check_size(len(frame.values), 1, levels)
+        check_observed(frame)
+        check_calendar(frame, 0)
         engine = await asyncio.shield(self._engine())
         with _refused_when_full():
-            return await engine.fill(target.source, frame, levels, long_gaps, gone=gone)
+            ran = await run(engine, target.source, frame)
+        notes = (*ran.value.notes, *notes_on(target, given, unknown="No value of these series is known: {}."))
+        return Whole(target=target, frame=frame, ran=ran, notes=notes)
 
     async def numbers(
         self, source: Source, frame: SeriesFrame, prediction_length: int, levels: tuple[float, ...]
@@ -147,17 +151,18 @@ class ForecastService:
         with _refused_when_full():
             return await engine.forecast(source, frame, prediction_length, levels)
 
-    async def _frame(self, principal: Principal, request: Ask, target: Target, *, whole: bool) -> SeriesFrame:
+    async def _given(self, principal: Principal, request: Ask, target: Target, *, whole: bool) -> Given:
         match request.history:
             case InlineHistory(frame=frame):
-                return frame
+                return Given(frame=frame)
             case BodyHistory() as body:
                 return await self._in_slot(lambda: self._history.from_body(body))
             case FileHistory(file_id=file_id):
-                return await self._in_slot(partial(self._history.from_file, principal.tenant_id, file_id, whole=whole))
+                read = partial(self._history.from_file, principal.tenant_id, file_id, whole=whole)
+                return Given(frame=await self._in_slot(read))
             case TrainingHistory():
                 read = partial(self._history.from_file, principal.tenant_id, _training_file(target), whole=whole)
-                return await self._in_slot(partial(read, training=True))
+                return Given(frame=await self._in_slot(partial(read, training=True)))
 
     async def _in_slot(self, read: Callable[[], T]) -> T:
         async with self._parse_slots:
@@ -198,19 +203,18 @@ def _training_file(target: Target) -> str:
     return target.training_file
 
 
-def notes_on(target: Target, frame: SeriesFrame) -> tuple[str, ...]:
+def notes_on(target: Target, given: Given, *, unknown: str = UNKNOWN) -> tuple[str, ...]:
     """What the numbers alone do not say: that the model was tuned (or what answers for it was calibrated) on series of
-    another frequency, that it was not beaten, that there is nothing to go on from."""
-    notes = list(target.notes)
-    source = target.source
+    another frequency, that it was not beaten, how a file was read, that there is nothing to go on from (`unknown`)."""
+    notes = [*target.notes, *given.notes]
+    source, frame = target.source, given.frame
     of_a_job = source.kind is SourceKind.TUNED or source.calibration is not None
     if of_a_job and target.freq not in (None, frame.freq):
         done = "The model was tuned" if source.kind is SourceKind.TUNED else "Its quantiles were calibrated"
         notes.append(f"{done} on series of freq {target.freq!r}; these are {frame.freq!r}.")
-    if unknown := _unobserved(frame):
-        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
-        named = ", ".join(unknown[:MAX_NAMED])
-        notes.append(f"No value of the history is known: {named}{more}. Such a forecast knows nothing of its series.")
+    if names := _unobserved(frame):
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        notes.append(unknown.format(", ".join(names[:MAX_NAMED]) + more))
     return tuple(notes)
 
 

@@ -1,15 +1,12 @@
 """From the bytes of a request to a checked `ImputationRequest`."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 
 from app.forecasts.levels import Levels, parse_levels
-from app.forecasts.parse import Ask, ask_of, ask_of_file, numbers, problems, read_body, validated
+from app.forecasts.parse import Ask, numbers, read_own
 from app.imputations.schemas import PARAMETERS, ImputationIn, ImputationOptions
 from tsfm.filled import LongGaps
 
@@ -25,24 +22,20 @@ class ImputationRequest:
 
 def parse_request(request: Request, body: bytes, *, max_series: int) -> ImputationRequest:
     """Reads by content type, as `/forecast` does. 400 malformed, 415 another type, 422 well-formed but wrong."""
-    return read_body(request, body, json=partial(_parse_json, max_series=max_series), file=_parse_file)
+    return read_own(
+        request,
+        body,
+        max_series=max_series,
+        sent=ImputationIn,
+        options=ImputationOptions,
+        parameters=PARAMETERS,
+        value=_value,
+        made=_made,
+    )
 
 
-def _parse_json(body: bytes, *, max_series: int) -> ImputationRequest:
-    sent = validated(ImputationIn, body)
-    return _made(ask_of(sent, max_series=max_series), sent)
-
-
-def _parse_file(body: bytes, query: list[tuple[str, str]]) -> ImputationRequest:
-    ask, texts = ask_of_file(body, query, PARAMETERS)
-    own: dict[str, Any] = {
-        name: numbers(name, text) if name in ("quantile_levels", "levels") else text for name, text in texts.items()
-    }
-    try:
-        options = ImputationOptions.model_validate(own)
-    except ValidationError as error:
-        raise RequestValidationError(problems(error)) from error
-    return _made(ask, options)
+def _value(name: str, text: str) -> Any:
+    return numbers(name, text) if name in ("quantile_levels", "levels") else text
 
 
 def _made(ask: Ask, options: ImputationOptions) -> ImputationRequest:

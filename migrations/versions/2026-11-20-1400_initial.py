@@ -15,6 +15,13 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _tenants()
+    _files()
+    _models_and_jobs()
+    _events_and_versions()
+
+
+def _tenants() -> None:
     op.create_table('tenants',
     sa.Column('id', sa.String(length=64), nullable=False),
     sa.Column('name', sa.String(length=64), nullable=False),
@@ -44,6 +51,8 @@ def upgrade() -> None:
     with op.batch_alter_table('api_keys', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_api_keys_tenant_id'), ['tenant_id'], unique=False)
 
+
+def _files() -> None:
     op.create_table('files',
     sa.Column('id', sa.String(length=64), nullable=False),
     sa.Column('tenant_id', sa.String(length=64), nullable=False),
@@ -74,6 +83,9 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['tenant_id'], ['tenants.id'], name=op.f('fk_idempotency_keys_tenant_id_tenants')),
     sa.PrimaryKeyConstraint('tenant_id', 'key', name=op.f('pk_idempotency_keys'))
     )
+
+
+def _models_and_jobs() -> None:
     op.create_table('models',
     sa.Column('id', sa.String(length=64), nullable=False),
     sa.Column('tenant_id', sa.String(length=64), nullable=False),
@@ -123,6 +135,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f('ix_jobs_status_lease_until'), ['status', 'lease_until'], unique=False)
         batch_op.create_index(batch_op.f('ix_jobs_tenant_id_created_at_id'), ['tenant_id', 'created_at', 'id'], unique=False)
 
+
+def _events_and_versions() -> None:
     op.create_table('model_aliases',
     sa.Column('model_id', sa.String(length=64), nullable=False),
     sa.Column('alias', sa.String(length=64), nullable=False),
@@ -168,7 +182,6 @@ def upgrade() -> None:
     with op.batch_alter_table('model_versions', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_model_versions_digest'), ['digest'], unique=False)
         batch_op.create_index(batch_op.f('ix_model_versions_model_id'), ['model_id'], unique=False)
-
 
 
 def downgrade() -> None:

@@ -22,6 +22,42 @@ from tests.tsfm.jobs import toy_of_every_task
 LENGTH = 400
 
 
+@dataclass(frozen=True)
+class Route:
+    """Where a question is posted."""
+
+    path: str
+
+    def post(
+        self, gateway: Gateway, body: dict[str, Any], *, route: str | None = None, tenant: str = "local"
+    ) -> httpx.Response:
+        return gateway.clients[tenant].post(route or self.path, json=body)
+
+    def ok(self, gateway: Gateway, body: dict[str, Any]) -> dict[str, Any]:
+        response = self.post(gateway, body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def refused(self, gateway: Gateway, body: dict[str, Any], **more: str) -> tuple[int, str, str | None]:
+        """Status, code and param."""
+        return said(self.post(gateway, body, **more))
+
+    def as_csv(self, gateway: Gateway, body: dict[str, Any]) -> httpx.Response:
+        return gateway.clients["local"].post(self.path, json=body, headers={"accept": "text/csv"})
+
+    def send_csv(self, gateway: Gateway, data: bytes, **query: str) -> httpx.Response:
+        return gateway.clients["local"].post(
+            self.path, params=query, content=data, headers={"content-type": "text/csv"}
+        )
+
+
+def said(response: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, code and param of a refusal."""
+    error = response.json()["error"]
+    return response.status_code, error["code"], error["param"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Models:
     """Versions of the same weights, tuned for one task."""
@@ -32,6 +68,13 @@ class Models:
     """Promoted."""
     lost: Registered
     """Beaten by zero-shot."""
+
+    def not_succeeded(self) -> str:
+        """The name of a promoted version, whose second version did not beat it."""
+        engine, store = self.gateway.engine, self.gateway.store
+        first = register(engine, store, self.tuned, suffix="stays")
+        register(engine, store, self.tuned, register_as=first.name, fallback="incumbent")
+        return first.name
 
     def beaten_by(self, fallback: str) -> Registered:
         return register(

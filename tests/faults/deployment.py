@@ -36,7 +36,7 @@ from app.jobs.states import TERMINAL, JobStatus
 from app.queue import RUN_JOB, CeleryQueue, send_hint
 from app.settings import Settings
 from app.storage import ObjectStore, blob_key, file_key, series_key
-from app.tables import File, Job, JobEvent, ModelVersion, Tenant
+from app.tables import File, Job, JobCheckpoint, JobEvent, ModelVersion, Tenant
 from tests.app.jobs.factories import add_job, job_of
 from tests.backend import Backend, variables_of
 from tests.faults.quick_run import SCRIPTS
@@ -57,6 +57,7 @@ TIMES = {
     "idempotency_release_seconds": 0.5,
 }
 WAIT_SECONDS = 120.0
+STAND_IN = "tests.faults.quick_worker"
 LONG, SHORT = "steps 100000", "steps 1"
 """Scripts of a run that is there for as long as it is needed, and of its next attempt, which then ends at once."""
 HOURS = 600
@@ -90,12 +91,14 @@ class Deployment:
     broker: Broker
     listener: socket.socket
     file_id: str = ""
+    worker_module: str = STAND_IN
+    """What a worker is; `worker` itself trains."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     # Processes --------------------------------------------------------------------------------------------------------
 
     def start_worker(self, **variables: str) -> subprocess.Popen[bytes]:
-        return self._start("worker", ["-m", "tests.faults.quick_worker"], variables)
+        return self._start("worker", ["-m", self.worker_module], variables)
 
     def start_gateway(self, **variables: str) -> subprocess.Popen[bytes]:
         """It answers before it is returned."""
@@ -158,8 +161,13 @@ class Deployment:
                     found.append(int(entry.name))
         return found
 
-    def run_pids(self, job_id: str) -> list[int]:
-        return self.pids(f"quick_run {job_id}")
+    @property
+    def run_word(self) -> str:
+        """In the command line of every run."""
+        return "quick_run" if self.worker_module == STAND_IN else "worker.run_job"
+
+    def run_pids(self, job_id: str = "") -> list[int]:
+        return self.pids(f"{self.run_word} {job_id}")
 
     def log(self, name: str = "worker") -> str:
         path = self.settings.home / f"{name}.log"
@@ -239,12 +247,13 @@ class Deployment:
 
     def settled(self) -> None:
         """Call it when no job is active: what the module's docstring promises, after a round of the sweeper."""
-        wait_until(lambda: not self.pids("quick_run"), f"the runs are gone: {self.pids('quick_run')}")
+        wait_until(lambda: not self.run_pids(), f"the runs are gone: {self.run_pids()}")
         wait_until(lambda: not self.pids("tsfm.series.parse"), "the readers are gone")
         with session_scope(self.engine, read_only=True) as session:
             jobs = list(session.scalars(select(Job)))
             files = list(session.scalars(select(File).where(File.deleted_at.is_(None))))
             versions = list(session.scalars(select(ModelVersion)))
+            checkpoints = list(session.scalars(select(JobCheckpoint)))
             starts = dict(session.execute(_num_events("running")).all())
             successes = dict(session.execute(_num_events("succeeded")).all())
         parked = {*TERMINAL, JobStatus.PAUSED}
@@ -259,8 +268,8 @@ class Deployment:
         for job in jobs:
             assert starts.get(job.id, 0) >= (job.status == "succeeded")
         self.sweep()
-        named = {blob_key(sha256) for version in versions for sha256 in version.files.values()}
-        assert set(self.store.list("blobs/")) == named, "each blob belongs to a version, and is there"
+        named = {blob_key(sha256) for one in (*versions, *checkpoints) for sha256 in one.files.values()}
+        assert set(self.store.list("blobs/")) == named, "each blob belongs to a version or checkpoint, and is there"
         whole = {file_key(file.id) for file in files} | {series_key(file.id) for file in files if file.reading}
         assert set(self.store.list("files/")) == whole, "each object belongs to a file, and is there"
         results = [file_id for job in jobs for file_id in (job.result or {}).get("result_files", ())]

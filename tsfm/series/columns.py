@@ -125,6 +125,9 @@ def _column(index: int, name: str, texts: Sequence[str], decimal: str) -> Column
     if kind is Kind.TEXT and (column.names_target or column.names_value):
         # Text where the name promises numbers: refused later, cell by cell.
         kind = Kind.NUMBER
+    if kind is Kind.NUMBER and column.names_id and len(numbers) < len(texts):
+        # Names of things, of which some happen to be numbers: 7, 8, 12b.
+        kind = Kind.TEXT
     # "18.00" is a time of day in a column called time, and a number anywhere else.
     if kind is Kind.NUMBER and name.strip().lower() in {"time", "hour", "hr"} and _is_clock(texts):
         kind = Kind.CLOCK

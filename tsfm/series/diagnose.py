@@ -16,6 +16,8 @@ from tsfm.series.table import Table
 
 _NUMBER_FIX = "Write a number with '{mark}' as decimal mark, or leave the cell empty where the value is missing."
 _TIME_FIX = "Correct the time, or say timestamp_format."
+YEARS = (1678, 2261)
+"""First and last whole year that a count of nanoseconds in 64 bits reaches; DuckDB reads times of day into one."""
 
 
 class Diagnosis:
@@ -122,8 +124,18 @@ class Diagnosis:
             value="stamp",
         )
         midnight = "regexp_matches(stamp, '[T ]24(:00)*$')"
+        year = r"try_cast(regexp_extract(stamp, '(^|\D)(\d{4})(\D|$)', 2) AS INTEGER)"
+        far = f"coalesce({year} NOT BETWEEN {YEARS[0]} AND {YEARS[1]}, false)"
         self._listed(
-            f"ts IS NULL AND stamp IS NOT NULL AND {midnight}",
+            f"ts IS NULL AND {far}",
+            "invalid_timestamp",
+            f"Times of day before {YEARS[0]} or after {YEARS[1]} are not read.",
+            "Correct the year; remove a row whose time only stands for one without an end.",
+            column=name,
+            value="stamp",
+        )
+        self._listed(
+            f"ts IS NULL AND stamp IS NOT NULL AND {midnight} AND NOT {far}",
             "invalid_timestamp",
             "There is no hour 24.",
             "Count hours from 0, or write midnight as 00:00 of the next day.",
@@ -131,7 +143,7 @@ class Diagnosis:
             value="stamp",
         )
         self._listed(
-            f"ts IS NULL AND stamp IS NOT NULL AND NOT {midnight}",
+            f"ts IS NULL AND stamp IS NOT NULL AND NOT {midnight} AND NOT {far}",
             "invalid_timestamp",
             f"This is no time in the form {expected} that the column has.",
             _TIME_FIX,

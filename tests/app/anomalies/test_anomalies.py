@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
-from app.forecasts.service import ForecastService
 from tests.app.forecasts.conftest import Gateway, gateway, series
-from tests.app.tasks import LENGTH, Models, csv_of, few_points, models_for, upload, wave, with_scopes
+from tests.app.tasks import LENGTH, Models, Route, csv_of, models_for, wave
 from tests.app.tuned import frame
-from tsfm.serving.batcher import OverloadedError
 
 __all__ = ["gateway"]
 SPIKE = 380
 CAPS = ("max_windows_per_epoch", "max_validation_windows", "max_calibration_windows", "max_test_windows")
-ROUTE = "/v1/anomalies"
+ROUTE = Route("/v1/anomalies")
+post, ok, refused = ROUTE.post, ROUTE.ok, ROUTE.refused
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,23 +43,6 @@ def spiked(*, seed: int = 0, at: int = SPIKE) -> list[float | None]:
 def asked(model: str = "toy", *many: list[float | None], **more: Any) -> dict[str, Any]:
     sent = [series(one, item_id=f"s{i}") for i, one in enumerate(many or (spiked(),))]
     return {"model": model, "series": sent, "detection_size": 48, **more}
-
-
-def post(gateway: Gateway, body: dict[str, Any], *, route: str = ROUTE, tenant: str = "local") -> httpx.Response:
-    return gateway.clients[tenant].post(route, json=body)
-
-
-def ok(gateway: Gateway, body: dict[str, Any]) -> dict[str, Any]:
-    response = post(gateway, body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def refused(gateway: Gateway, body: dict[str, Any], **more: str) -> tuple[int, str, str | None]:
-    response = post(gateway, body, **more)
-    error = response.json()["error"]
-    return response.status_code, error["code"], error["param"]
 
 
 class TestNumbers:
@@ -216,6 +197,19 @@ class TestTuned:
         plain = ok(gateway, asked(fallback, prediction_length=8))
         assert plain["calibrated"] is False
 
+    def test_the_version_before_answers_with_its_own_null_where_it_was_not_beaten(
+        self, gateway: Gateway, models: Models
+    ) -> None:
+        name = models.not_succeeded()
+        answer = ok(gateway, asked(name))
+        (one,) = answer["series"]
+        assert (answer["model"], one["version"], one["fallback"]) == (name, 1, "incumbent")
+        assert (answer["calibrated"], answer["null"]["source"]) == (True, "calibration")
+        assert "Version 2 did not beat version 1." in answer["notes"]
+        assert one["is_anomaly"][SPIKE - (LENGTH - 48)] is True
+        (itself,) = ok(gateway, asked(f"{name}@1"))["series"]
+        assert (itself["fallback"], itself["score"]) == (None, one["score"])
+
     def test_a_system_of_as_many_series_has_the_job_s_null(self, gateway: Gateway, models: Models) -> None:
         two = asked(models.won.name, spiked(), [*wave(seed=1)], multivariate=True)
         assert ok(gateway, two)["system"]["calibrated"] is True
@@ -249,12 +243,8 @@ class TestReconstruction:
 
 class TestLayouts:
     def test_a_csv_body_is_scored_like_the_same_series_inline(self, gateway: Gateway) -> None:
-        response = gateway.clients["local"].post(
-            ROUTE,
-            params={"model": "toy", "detection_size": "48", "level": "97.5", "multivariate": "false"},
-            content=csv_of(spiked()),
-            headers={"content-type": "text/csv"},
-        )
+        query = {"model": "toy", "detection_size": "48", "level": "97.5", "multivariate": "false"}
+        response = ROUTE.send_csv(gateway, csv_of(spiked()), **query)
         assert response.status_code == 200, response.text
         expected = ok(gateway, asked("toy", level=97.5))
         (one,), (other,) = response.json()["series"], expected["series"]
@@ -268,7 +258,7 @@ class TestLayouts:
         if gap:
             values[-5] = None
         body = asked("toy", values, [*wave(seed=1)])
-        response = gateway.clients["local"].post(ROUTE, json=body, headers={"accept": "text/csv"})
+        response = ROUTE.as_csv(gateway, body)
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
         rows = list(csv.DictReader(io.StringIO(response.text)))
         expected = ok(gateway, body)["series"]
@@ -282,14 +272,6 @@ class TestLayouts:
             for name in ("is_anomaly", "in_sample"):
                 assert [row[name] == "true" for row in mine] == one[name]
 
-    def test_an_uploaded_file(self, gateway: Gateway) -> None:
-        file = upload(gateway, csv_of(spiked()))
-        (one,) = ok(gateway, {"model": "toy", "file": file, "detection_size": 48})["series"]
-        assert one["score"] == pytest.approx(ok(gateway, asked())["series"][0]["score"])
-
-    def test_the_mirror_without_prefix(self, gateway: Gateway) -> None:
-        assert post(gateway, asked("naive"), route="/anomalies").status_code == 200
-
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -299,6 +281,7 @@ class TestRefusals:
             ({"level": 100}, "level"),
             ({"level": "99"}, "level"),
             ({"detection_size": 0}, "detection_size"),
+            ({"detection_size": 10**30}, "detection_size"),
             ({"prediction_length": 0}, "prediction_length"),
             ({"prediction_length": 100_000}, "prediction_length"),
             ({"scoring": "guess"}, "scoring"),
@@ -327,11 +310,15 @@ class TestRefusals:
         ],
     )
     def test_of_a_csv_too(self, gateway: Gateway, name: str, text: str) -> None:
-        response = gateway.clients["local"].post(
-            ROUTE, params={"model": "toy", name: text}, content=csv_of(spiked()), headers={"content-type": "text/csv"}
-        )
+        response = ROUTE.send_csv(gateway, csv_of(spiked()), **{"model": "toy", name: text})
         assert response.status_code == 422, response.text
         assert response.json()["error"]["param"] == name
+
+    def test_no_more_than_the_longest_block_is_scored_at_once(self, gateway: Gateway) -> None:
+        """Of a rival, too, which itself has no limit: a block that long would be laid out in memory."""
+        for length in (gateway.settings.max_prediction_length + 1, 10**12, 10**30):
+            body = asked("naive", prediction_length=length)
+            assert refused(gateway, body) == (422, "prediction_length_too_long", "prediction_length")
 
     def test_a_short_series_says_have_and_need(self, gateway: Gateway) -> None:
         body = asked("toy", [1.0, 2.0, 3.0] * 3, detection_size=None)
@@ -349,11 +336,6 @@ class TestRefusals:
         values = [*wave(LENGTH - 48), *[None] * 48]
         assert refused(gateway, asked("toy", values)) == (422, "nothing_observed", "detection_size")
 
-    def test_covariates(self, gateway: Gateway) -> None:
-        body = asked()
-        body["series"][0]["past_covariates"] = {"temperature": [1.0] * LENGTH}
-        assert refused(gateway, body) == (422, "covariates_unsupported", "past_covariates")
-
     def test_models_of_another_task(self, gateway: Gateway, models: Models) -> None:
         wrong = (422, "wrong_task", "model")
         assert refused(gateway, asked(gateway.won.name)) == wrong
@@ -368,46 +350,9 @@ class TestRefusals:
         [
             ("toy", "reconstruction", "unsupported_scoring"),
             ("temper-tiny", "every_patch", "unsupported_scoring"),
-            ("naive", "every_patch", "invalid_config"),
+            ("naive", "every_patch", "unsupported_scoring"),
             ("temper-tiny", "guess", "unknown_scoring"),
         ],
     )
     def test_a_scoring_that_it_lacks(self, gateway: Gateway, model: str, scoring: str, code: str) -> None:
         assert refused(gateway, asked(model, scoring=scoring)) == (422, code, "scoring")
-
-    def test_more_points_than_one_request_may_have(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-        file = upload(gateway, csv_of(spiked()))
-        few_points(gateway, monkeypatch, LENGTH - 1)
-        assert refused(gateway, asked()) == (422, "too_many_points", "series")
-        assert refused(gateway, {"model": "toy", "file": file}) == (422, "too_many_points", "file")
-        few_points(gateway, monkeypatch, LENGTH)
-        assert post(gateway, asked()).status_code == 200
-
-    def test_unknown_models_and_those_and_the_files_of_others_are_404(self, gateway: Gateway, models: Models) -> None:
-        assert refused(gateway, asked("nothing"))[::2] == (404, "model")
-        assert refused(gateway, asked(models.won.name), tenant="other")[::2] == (404, "model")
-        file = upload(gateway, csv_of(spiked()))
-        assert refused(gateway, {"model": "toy", "file": file}, tenant="other")[::2] == (404, "file")
-
-    def test_the_scope_is_that_of_forecasts(self, gateway: Gateway) -> None:
-        assert with_scopes(gateway, ROUTE, asked("naive"), ["files", "jobs", "models"]).status_code == 403
-        assert with_scopes(gateway, ROUTE, asked("naive"), ["forecast"]).status_code == 200
-
-    def test_what_is_not_json_and_what_is_no_history(self, gateway: Gateway) -> None:
-        client = gateway.clients["local"]
-        assert client.post(ROUTE, content=b"{", headers={"content-type": "application/json"}).status_code == 400
-        assert client.post(ROUTE, content=b"x", headers={"content-type": "text/html"}).status_code == 415
-        assert refused(gateway, {"model": "toy"})[:2] == (422, "missing_history")
-        assert refused(gateway, {**asked(), "file": "file-x"})[:2] == (422, "ambiguous_history")
-
-
-def test_a_full_engine_answers_429(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(*_: Any, **__: Any) -> None:
-        raise OverloadedError(retry_after_seconds=2.5)
-
-    post(gateway, asked("naive"))  # opens the engine
-    service: ForecastService = gateway.app.state.forecasts
-    assert service._opening is not None
-    monkeypatch.setattr(service._opening.result(), "detect", full)
-    response = post(gateway, asked("naive"))
-    assert (response.status_code, response.headers["retry-after"]) == (429, "3")

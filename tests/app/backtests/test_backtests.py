@@ -19,6 +19,7 @@ from app.backtests.service import BacktestService, CallerGone
 from app.cli.backtest import request, show, write_csv
 from app.cli.client import Client
 from app.db import session_scope
+from app.forecasts.history import Given
 from app.forecasts.levels import parse_levels
 from app.forecasts.parse import ForecastRequest, InlineHistory
 from app.forecasts.respond import Numbers
@@ -340,8 +341,8 @@ class Counting:
             model="naive", prediction_length=8, levels=levels, history=history, item_ids=None
         )
 
-    async def read(self, *_: Any) -> tuple[Target, int, SeriesFrame]:
-        return rival_target("naive"), 8, frame(5, 100)
+    async def read(self, *_: Any) -> tuple[Target, int, Given]:
+        return rival_target("naive"), 8, Given(frame=frame(5, 100))
 
     async def numbers(self, _: Any, histories: SeriesFrame, prediction_length: int, levels: Sequence[float]) -> Numbers:
         self.seen.append(len(histories))

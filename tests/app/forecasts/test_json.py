@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from app.forecasts import endpoints
+from app.forecasts import answering, endpoints
 from tests.app.forecasts.conftest import Gateway, ramp, series
 from tests.app.tuned import Tuned
 from tsfm.series.load import InlineSeries, frame_from_inline
@@ -160,8 +160,8 @@ def test_large_bodies_and_answers_hold_up_nobody(gateway: Gateway, monkeypatch: 
     small = gateway.ok(body)
     (loop,) = threads
     threads.clear()
-    monkeypatch.setattr(endpoints, "SMALL_BODY_BYTES", 0)
-    monkeypatch.setattr(endpoints, "SMALL_ANSWER_VALUES", 0)
+    monkeypatch.setattr(answering, "SMALL_BODY_BYTES", 0)
+    monkeypatch.setattr(answering, "SMALL_ANSWER_VALUES", 0)
     large = gateway.ok(body)
     assert loop not in threads
     assert large["forecasts"] == small["forecasts"]

@@ -6,21 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
-from app.forecasts.service import ForecastService
+from app.forecasts import limits
 from tests.app.forecasts.conftest import Gateway, gateway, series
-from tests.app.tasks import Models, csv_of, few_points, models_for, upload, wave, with_scopes
-from tsfm.serving.batcher import OverloadedError
+from tests.app.tasks import Models, Route, csv_of, models_for, wave
 
 __all__ = ["gateway"]
 LENGTH = 240
 GAPS = {40: 1, 100: 5, 160: 8}
 """First point → points."""
 MISSING = [first + i for first, points in GAPS.items() for i in range(points)]
-ROUTE = "/v1/imputations"
+ROUTE = Route("/v1/imputations")
+post, ok, refused = ROUTE.post, ROUTE.ok, ROUTE.refused
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,23 +38,6 @@ def holed(missing: list[int] | None = None, *, seed: int = 0) -> list[float | No
 def asked(model: str = "toy", *many: list[float | None], **more: Any) -> dict[str, Any]:
     sent = [series(one, item_id=f"s{i}") for i, one in enumerate(many or (holed(),))]
     return {"model": model, "series": sent, **more}
-
-
-def post(gateway: Gateway, body: dict[str, Any], *, route: str = ROUTE, tenant: str = "local") -> httpx.Response:
-    return gateway.clients[tenant].post(route, json=body)
-
-
-def ok(gateway: Gateway, body: dict[str, Any]) -> dict[str, Any]:
-    response = post(gateway, body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def refused(gateway: Gateway, body: dict[str, Any], **more: str) -> tuple[int, str, str | None]:
-    response = post(gateway, body, **more)
-    error = response.json()["error"]
-    return response.status_code, error["code"], error["param"]
 
 
 class TestNumbers:
@@ -203,6 +185,18 @@ class TestTuned:
         assert plain["calibrated"] is False
         assert plain["series"][0]["values"] == pytest.approx(one["values"])
 
+    def test_the_version_before_answers_as_its_own_job_calibrated_it_where_it_was_not_beaten(
+        self, gateway: Gateway, models: Models
+    ) -> None:
+        name = models.not_succeeded()
+        answer = ok(gateway, asked(name))
+        (one,) = answer["series"]
+        assert (answer["model"], one["version"], one["fallback"]) == (name, 1, "incumbent")
+        assert answer["calibrated"] is True
+        assert "Version 2 did not beat version 1." in answer["notes"]
+        (itself,) = ok(gateway, asked(f"{name}@1"))["series"]
+        assert (itself["fallback"], itself["values"]) == (None, one["values"])
+
     def test_another_frequency_is_noted(self, gateway: Gateway, models: Models) -> None:
         sent = series(holed(), freq="15min")
         answer = ok(gateway, {"model": models.won.name, "series": [sent]})
@@ -211,12 +205,8 @@ class TestTuned:
 
 class TestLayouts:
     def test_times_that_a_csv_leaves_out_are_filled(self, gateway: Gateway) -> None:
-        response = gateway.clients["local"].post(
-            ROUTE,
-            params={"model": "toy", "levels": "80,95", "quantile_levels": "0.5", "long_gaps": "leave"},
-            content=csv_of(holed()),
-            headers={"content-type": "text/csv"},
-        )
+        query = {"model": "toy", "levels": "80,95", "quantile_levels": "0.5", "long_gaps": "leave"}
+        response = ROUTE.send_csv(gateway, csv_of(holed()), **query)
         assert response.status_code == 200, response.text
         (one,) = response.json()["series"]
         (other,) = ok(gateway, asked("toy", levels=[80, 95], quantile_levels=[0.5]))["series"]
@@ -229,7 +219,7 @@ class TestLayouts:
         body = asked(
             "toy", holed([40, *range(100, 160)]), holed(seed=1), levels=[80], quantile_levels=[0.5], long_gaps="leave"
         )
-        response = gateway.clients["local"].post(ROUTE, json=body, headers={"accept": "text/csv"})
+        response = ROUTE.as_csv(gateway, body)
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
         rows = list(csv.DictReader(io.StringIO(response.text)))
         assert list(rows[0]) == ["item_id", "timestamp", "value", "imputed", "0.5", "lo-80", "hi-80"]
@@ -244,7 +234,7 @@ class TestLayouts:
             assert [row["imputed"] == "true" for row in mine] == one["imputed"]
 
     def test_what_comes_back_is_a_csv_that_can_be_sent(self, gateway: Gateway) -> None:
-        response = gateway.clients["local"].post(ROUTE, json=asked(), headers={"accept": "text/csv"})
+        response = ROUTE.as_csv(gateway, asked())
         sent = gateway.clients["local"].post(
             "/v1/forecast",
             params={"model": "naive", "prediction_length": "1", "target_columns": "value"},
@@ -253,14 +243,6 @@ class TestLayouts:
         )
         assert sent.status_code == 200, sent.text
         assert sent.json()["forecasts"][0]["mean"] == pytest.approx([holed()[-1]])
-
-    def test_an_uploaded_file(self, gateway: Gateway) -> None:
-        file = upload(gateway, csv_of(holed()))
-        (one,) = ok(gateway, {"model": "toy", "file": file})["series"]
-        assert one["values"] == pytest.approx(ok(gateway, asked())["series"][0]["values"])
-
-    def test_the_mirror_without_prefix(self, gateway: Gateway) -> None:
-        assert post(gateway, asked("linear_fill"), route="/imputations").status_code == 200
 
 
 class TestRefusals:
@@ -284,19 +266,19 @@ class TestRefusals:
         [("levels", "x"), ("levels", "100"), ("quantile_levels", "2"), ("long_gaps", "cut"), ("no", "1")],
     )
     def test_of_a_csv_too(self, gateway: Gateway, name: str, text: str) -> None:
-        response = gateway.clients["local"].post(
-            ROUTE, params={"model": "toy", name: text}, content=csv_of(holed()), headers={"content-type": "text/csv"}
-        )
+        response = ROUTE.send_csv(gateway, csv_of(holed()), **{"model": "toy", name: text})
         assert response.status_code == 422, response.text
         assert response.json()["error"]["param"] == name
 
+    def test_an_answer_of_more_numbers_than_are_sent(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every level is a number a point, before anything is laid out for them."""
+        monkeypatch.setattr(limits, "MAX_VALUES", 3 * LENGTH)
+        assert post(gateway, asked("linear_fill", levels=[80])).status_code == 200
+        body = asked("linear_fill", levels=[80], quantile_levels=[0.5])
+        assert refused(gateway, body) == (422, "forecast_too_large", "series")
+
     def test_nothing_to_fill_from(self, gateway: Gateway) -> None:
         assert refused(gateway, asked("toy", [None] * 50)) == (422, "nothing_observed", "series")
-
-    def test_covariates(self, gateway: Gateway) -> None:
-        body = asked()
-        body["series"][0]["past_covariates"] = {"temperature": [1.0] * LENGTH}
-        assert refused(gateway, body) == (422, "covariates_unsupported", "past_covariates")
 
     def test_models_of_another_task(self, gateway: Gateway, models: Models) -> None:
         wrong = (422, "wrong_task", "model")
@@ -306,38 +288,3 @@ class TestRefusals:
         assert refused(gateway, {**asked(models.won.name), "prediction_length": 8}, route="/v1/forecast") == wrong
         for model in (models.won.name, "linear_fill"):
             assert refused(gateway, {**asked(model), "prediction_length": 8}, route="/v1/backtests") == wrong
-
-    def test_more_points_than_one_request_may_have(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-        file = upload(gateway, csv_of(holed()))
-        few_points(gateway, monkeypatch, LENGTH - 1)
-        assert refused(gateway, asked()) == (422, "too_many_points", "series")
-        assert refused(gateway, {"model": "toy", "file": file}) == (422, "too_many_points", "file")
-
-    def test_unknown_models_and_those_and_the_files_of_others_are_404(self, gateway: Gateway, models: Models) -> None:
-        assert refused(gateway, asked("nothing"))[::2] == (404, "model")
-        assert refused(gateway, asked(models.won.name), tenant="other")[::2] == (404, "model")
-        file = upload(gateway, csv_of(holed()))
-        assert refused(gateway, {"model": "toy", "file": file}, tenant="other")[::2] == (404, "file")
-
-    def test_the_scope_is_that_of_forecasts(self, gateway: Gateway) -> None:
-        assert with_scopes(gateway, ROUTE, asked("linear_fill"), ["files", "jobs", "models"]).status_code == 403
-        assert with_scopes(gateway, ROUTE, asked("linear_fill"), ["forecast"]).status_code == 200
-
-    def test_what_is_not_json_and_what_is_no_history(self, gateway: Gateway) -> None:
-        client = gateway.clients["local"]
-        assert client.post(ROUTE, content=b"{", headers={"content-type": "application/json"}).status_code == 400
-        assert client.post(ROUTE, content=b"x", headers={"content-type": "text/html"}).status_code == 415
-        assert refused(gateway, {"model": "toy"})[:2] == (422, "missing_history")
-        assert refused(gateway, {**asked(), "file": "file-x"})[:2] == (422, "ambiguous_history")
-
-
-def test_a_full_engine_answers_429(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(*_: Any, **__: Any) -> None:
-        raise OverloadedError(retry_after_seconds=2.5)
-
-    post(gateway, asked("linear_fill"))  # opens the engine
-    service: ForecastService = gateway.app.state.forecasts
-    assert service._opening is not None
-    monkeypatch.setattr(service._opening.result(), "fill", full)
-    response = post(gateway, asked("linear_fill"))
-    assert (response.status_code, response.headers["retry-after"]) == (429, "3")

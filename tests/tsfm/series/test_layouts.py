@@ -50,6 +50,12 @@ def test_numeric_ids_are_names(read: Reader) -> None:
     assert (reading["columns"]["id"], frame.item_ids) == ("store", ("10", "9"))
 
 
+def test_names_that_are_numbers_beside_names_that_are_none(read: Reader) -> None:
+    """Neither is the column taken for numbers, nor does 7 become 007."""
+    _, frame = read(long_text("item_id,timestamp,target", ["007", "7", "12b"]))
+    assert frame.item_ids == ("007", "12b", "7")
+
+
 def test_a_series_may_be_called_na(read: Reader) -> None:
     _, frame = read(long_text("country,date,value", ["NA", "DE", "null"]))
     assert frame.item_ids == ("DE", "NA", "null")

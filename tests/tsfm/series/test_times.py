@@ -169,6 +169,22 @@ def test_two_columns_named_by_the_caller(read: Reader) -> None:
     assert (reading["freq"], reading["columns"]["timestamp"]) == ("h", ["a", "b"])
 
 
+@pytest.mark.parametrize("year", ["0001", "1676", "2263", "9999"])
+def test_a_year_that_is_not_read_is_told_from_a_time_that_is_none(read: Reader, year: str) -> None:
+    """9999-12-31 is how many write that there is no end."""
+    text = "date,y\n" + "\n".join(f"{t.isoformat()},{i}" for i, t in enumerate(hours("2020-01-01", 30)))
+    text += f"\n{year}-12-31T00:00:00,30\n"
+    (problem,) = read.refused(text).details["problems"]
+    assert (problem["row"], problem["code"]) == (32, "invalid_timestamp")
+    assert problem["reason"] == "Times of day before 1678 or after 2261 are not read."
+
+
+@pytest.mark.parametrize("year", ["1678", "2261"])
+def test_the_first_and_the_last_year_that_are_read(read: Reader, year: str) -> None:
+    reading, _ = read("date,y\n" + "\n".join(f"{year}-01-{i + 1:02d}T06:00:00,{i}" for i in range(30)))
+    assert reading["start"].startswith(f"{year}-01-01")
+
+
 def test_hour_24_is_explained(read: Reader) -> None:
     text = "date,hour,y\n" + "\n".join(f"2020-01-{1 + i // 24:02d},{i % 24 + 1},{i}" for i in range(72))
     error = read.refused(text)
