@@ -1,7 +1,5 @@
 """Writes the answer straight from arrays: JSON by orjson, or CSV."""
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +8,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.anomalies.service import AnomalyResult
-from app.forecasts.respond import cells, narrow
+from app.forecasts.respond import cells, narrow, written
 from tsfm.joint import Joint
 from tsfm.scores import SeriesScores
 from tsfm.series.freq import format_timestamps
@@ -128,12 +126,8 @@ def _events(
 
 def to_csv(result: AnomalyResult) -> bytes:
     """One row a point: item_id, timestamp, `COLUMNS`, is_anomaly, in_sample; empty where unknown."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["item_id", "timestamp", *COLUMNS, "is_anomaly", "in_sample"])
-    for one in result.ran.value.series:
-        writer.writerows(_rows(result, one))
-    return out.getvalue().encode()
+    header = ["item_id", "timestamp", *COLUMNS, "is_anomaly", "in_sample"]
+    return written(header, (row for one in result.ran.value.series for row in _rows(result, one)))
 
 
 def _rows(result: AnomalyResult, one: SeriesScores) -> Iterator[tuple[Any, ...]]:

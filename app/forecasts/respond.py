@@ -2,7 +2,9 @@
 
 import csv
 import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from app.registry.directory import Target
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.freq import format_timestamps
 
+ROWS_AT_ONCE = 5_000
 _LOSS = 1e-4
 """Largest rounding to 32 bits, as a share of the history's range, that is sent."""
 
@@ -111,13 +114,24 @@ def to_csv(result: ForecastResult) -> bytes:
     columns = list(levels.quantiles)
     for one in levels.intervals:
         columns += [(f"lo-{one.label}", one.lo), (f"hi-{one.label}", one.hi)]
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for i, (item_id, times) in enumerate(zip(frame.item_ids, _timestamps(frame, point.shape[1]), strict=True)):
+            series = [point[i], *(quantiles[i, row[unit]] for _, unit in columns)]
+            yield from zip([item_id] * len(times), times, *map(cells, series), strict=True)
+
+    return written(["item_id", "timestamp", "mean", *(label for label, _ in columns)], rows())
+
+
+def written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file. It is written in portions: one call for a million rows would keep every other thread waiting, the
+    event loop's too."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["item_id", "timestamp", "mean", *(label for label, _ in columns)])
-    for i, (item_id, times) in enumerate(zip(frame.item_ids, _timestamps(frame, point.shape[1]), strict=True)):
-        series = [point[i], *(quantiles[i, row[unit]] for _, unit in columns)]
-        texts = [cells(values) for values in series]
-        writer.writerows(zip([item_id] * len(times), times, *texts, strict=True))
+    writer.writerow(header)
+    left = iter(rows)
+    while portion := list(islice(left, ROWS_AT_ONCE)):
+        writer.writerows(portion)
     return out.getvalue().encode()
 
 

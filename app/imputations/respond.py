@@ -1,7 +1,5 @@
 """Writes the answer straight from arrays: JSON by orjson, or CSV."""
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.forecasts.respond import cells, narrow
+from app.forecasts.respond import cells, narrow, written
 from app.imputations.service import ImputationResult
 from tsfm.filled import Gap
 from tsfm.series.freq import format_timestamps
@@ -94,12 +92,9 @@ def to_csv(result: ImputationResult) -> bytes:
         columns += [(f"lo-{one.label}", row[one.lo]), (f"hi-{one.label}", row[one.hi])]
     if result.ran.value.quantiles is None:
         columns = []
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["item_id", "timestamp", "value", "imputed", *(label for label, _ in columns)])
-    for i in range(len(result.frame)):
-        writer.writerows(_rows(result, i, [k for _, k in columns]))
-    return out.getvalue().encode()
+    header = ["item_id", "timestamp", "value", "imputed", *(label for label, _ in columns)]
+    shown = [k for _, k in columns]
+    return written(header, (row for i in range(len(result.frame)) for row in _rows(result, i, shown)))
 
 
 def _rows(result: ImputationResult, i: int, columns: list[int]) -> Iterator[tuple[Any, ...]]:

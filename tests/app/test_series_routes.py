@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.forecasts import respond
 from app.forecasts.engine import Engine
 from app.forecasts.service import ForecastService
 from tests.app.forecasts.conftest import Gateway, gateway, series
@@ -212,6 +213,15 @@ class TestFiles:
 
 
 class TestLoad:
+    def test_a_csv_answer_is_the_same_in_portions_of_any_size(
+        self, gateway: Gateway, kind: Kind, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        body = kind.asked(holed(), holed(seed=1))
+        whole = kind.route.as_csv(gateway, body).text
+        monkeypatch.setattr(respond, "ROWS_AT_ONCE", 7)
+        assert kind.route.as_csv(gateway, body).text == whole
+        assert len(whole.splitlines()) > LENGTH
+
     def test_a_full_engine_answers_429(self, gateway: Gateway, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
         async def full(*_: Any, **__: Any) -> None:
             raise OverloadedError(retry_after_seconds=2.5)

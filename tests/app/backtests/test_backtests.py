@@ -11,14 +11,12 @@ import httpx
 import numpy as np
 import pytest
 
-from app.auth.keys import Principal, make_key
-from app.auth.repository import add_key, tenant_named
+from app.auth.keys import Principal
 from app.backtests.parse import BacktestRequest
 from app.backtests.schemas import BacktestOptions, Metric, Rival
 from app.backtests.service import BacktestService, CallerGone
 from app.cli.backtest import request, show, write_csv
 from app.cli.client import Client
-from app.db import session_scope
 from app.forecasts.history import Given
 from app.forecasts.levels import parse_levels
 from app.forecasts.parse import ForecastRequest, InlineHistory
@@ -26,6 +24,7 @@ from app.forecasts.respond import Numbers
 from app.forecasts.service import ForecastService
 from app.registry.directory import Target, rival_target
 from tests.app.forecasts.conftest import Gateway, gateway, series
+from tests.app.tasks import Route, with_scopes
 from tests.app.tuned import frame
 from tsfm.backtest import WINDOW_METRICS
 from tsfm.catalog import RIVALS
@@ -46,21 +45,8 @@ def asked(model: str, *lengths: int, **more: Any) -> dict[str, Any]:
     return {"model": model, "prediction_length": 8, "series": many, **more}
 
 
-def post(gateway: Gateway, body: dict[str, Any], *, tenant: str = "local") -> httpx.Response:
-    return gateway.clients[tenant].post("/v1/backtests", json=body)
-
-
-def ok(gateway: Gateway, body: dict[str, Any]) -> dict[str, Any]:
-    response = post(gateway, body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def refused(gateway: Gateway, body: dict[str, Any]) -> tuple[int, str, str | None]:
-    response = post(gateway, body)
-    error = response.json()["error"]
-    return response.status_code, error["code"], error["param"]
+ROUTE = Route("/v1/backtests")
+post, ok, refused = ROUTE.post, ROUTE.ok, ROUTE.refused
 
 
 class TestNumbers:
@@ -245,18 +231,8 @@ class TestRefusals:
         assert post(gateway, body, tenant="other").status_code == 404
 
     def test_the_scope_is_that_of_forecasts(self, gateway: Gateway) -> None:
-        assert with_scopes(gateway, ["files", "jobs", "models"]).status_code == 403
-        assert with_scopes(gateway, ["forecast"]).status_code == 200
-
-
-def with_scopes(gateway: Gateway, scopes: Sequence[str]) -> httpx.Response:
-    key = make_key()
-    with session_scope(gateway.engine) as session:
-        owner = tenant_named(session, "local").id
-        add_key(session, key_id=key.id, tenant_id=owner, name="t", sha256=key.sha256, scopes=list(scopes))
-    url = gateway.clients["local"].base_url.join("/v1/backtests")
-    headers = {"authorization": f"Bearer {key.secret}"}
-    return httpx.post(url, json=asked("naive"), headers=headers, trust_env=False)
+        assert with_scopes(gateway, ROUTE.path, asked("naive"), ["files", "jobs", "models"]).status_code == 403
+        assert with_scopes(gateway, ROUTE.path, asked("naive"), ["forecast"]).status_code == 200
 
 
 class TestLoad:
