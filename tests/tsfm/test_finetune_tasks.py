@@ -14,8 +14,9 @@ from tsfm import calibration, catalog, null
 from tsfm.artifact import open_artifact
 from tsfm.finetune import FinetuneResult
 from tsfm.incumbent import Incumbent
-from tsfm.mixture import GRID
+from tsfm.mixture import GRID, Mixture
 from tsfm.null import EDGE, TOGETHER
+from tsfm.progress import Checkpoint, Checkpoints
 from tsfm.rivals import linear_fill
 from tsfm.series.split import Block, split
 from tsfm.series.windows import cut
@@ -112,6 +113,21 @@ class TestImputation:
         assert (again.out_dir / "model.safetensors").read_bytes() != weights(filled)
         assert reconstructed.refit is not None
         assert "fill" not in reconstructed.refit.manifest
+
+    def test_a_checkpoint_fills_by_its_network_beside_the_guess_it_was_trained_with(
+        self, every_task: Path, tmp_path: Path
+    ) -> None:
+        """Validation has not said yet how to mix it."""
+        seen: list[dict[str, Any]] = []
+
+        def take(checkpoint: Checkpoint) -> None:
+            seen.append(dict(open_artifact(checkpoint.out_dir, checkpoint.digest).manifest["fill"]))
+
+        every = Checkpoints(every_seconds=1e-9, take=take)
+        result = tune(every_task, tmp_path, toy.frame(length=600), **FILL, checkpoints=every)
+        assert seen
+        assert seen[0] == {"period": 24, "guess": result.manifest["fill"]["guess"], "weights": {}}
+        assert Mixture.stored(seen[0], "tuned").is_network_alone
 
     def test_what_trains_nothing_is_the_published_network(self, every_task: Path, tmp_path: Path) -> None:
         result = tune(every_task, tmp_path, **FILL, method="zero_shot", hyperparameters={})
