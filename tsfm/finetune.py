@@ -24,7 +24,7 @@ from tsfm.device import default_device, facts
 from tsfm.evaluate import TUNED, ZERO_SHOT
 from tsfm.incumbent import Incumbent, judged_until
 from tsfm.methods.base import Export, Method
-from tsfm.mixing import best_share
+from tsfm.mixing import best_mixture
 from tsfm.prepare import Data, all_history, prepare
 from tsfm.progress import Checkpoint, Checkpoints, Progress, Reporter
 from tsfm.refit import Refitted, train_on_all
@@ -224,13 +224,13 @@ class _Job:
         data, should_stop = self.data, self.should_stop
         self.reporter.phase("evaluating")
         setting = Setting.of(self.resolved)
-        shares: dict[str, Any] = {}
+        fill: dict[str, Any] = {}
         networks = {
             TUNED: tuned_source(outcome.model, self.resolved, self.spec),
             ZERO_SHOT: network_source(self.zero_shot, self.spec, setting, tuned=False),
         }
         if setting.task == "imputation":
-            networks, shares = self._mixed(networks)
+            networks, fill = self._mixed(networks)
         contest = judge.contest(data.blocks, networks, self.base)
         choice = judge.choose(contest, should_stop=should_stop)
         sources = choice.contest.sources
@@ -257,18 +257,25 @@ class _Job:
         )
         if held is not None and detection is not None:
             held = {**held, "detection": detection}
-        return judged, {**judge.facts(choice, judged), "calibration": held, **shares}, fitted
+        return judged, {**judge.facts(choice, judged), "calibration": held, **fill}, fitted
 
     def _mixed(self, networks: Mapping[str, Source]) -> tuple[dict[str, Source], dict[str, Any]]:
-        """The networks with the share of the plain fill that validation gives each; and the manifest's `fill`."""
+        """The networks, each mixed with plain fills as validation has it; and the manifest's `fill`."""
         mixed: dict[str, Source] = {}
-        shares: dict[str, float] = {}
+        weights: dict[str, Any] = {}
+        data, season = self.data, self.data.scales.season
         for name, source in networks.items():
             assert isinstance(source, FillSource), "gaps are filled"
-            seasonal = source.mixed(0.0, period=self.data.scales.season)
-            shares[name] = best_share(seasonal, self.data.validation, should_stop=self.should_stop)
-            mixed[name] = seasonal.mixed(shares[name])
-        return mixed, {"fill": {"period": self.data.scales.season, "shares": shares}}
+            mixture = best_mixture(source, data.validation, data.longer, period=season, should_stop=self.should_stop)
+            weights[name] = [list(row) for row in mixture.weights]
+            mixed[name] = source.mixed(mixture)
+        return mixed, self._fill(weights)
+
+    def _fill(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest's `fill`: how gaps are asked for, and the weights by network, none of a checkpoint."""
+        if self.resolved["task"] != "imputation":
+            return {}
+        return {"fill": {"period": self.data.scales.season, "guess": self.data.guess, "weights": dict(weights)}}
 
     def write(
         self,
@@ -325,7 +332,7 @@ class _Job:
         """The best weights so far become a checkpoint, where one is due."""
         if self.checkpoints is not None and self.clock.is_due(self.checkpoints.every_seconds):
             where = self.out_dir.with_name(f"{self.out_dir.name}-checkpoint")
-            made = self.write(outcome, where, judge.UNJUDGED)
+            made = self.write(outcome, where, {**judge.UNJUDGED, **self._fill({})})
             self.checkpoints.take(Checkpoint(digest=made.digest, out_dir=where, at=self.reporter.now))
 
     def _search(self, kind: type[Search], data: Data, resolved: dict[str, Any]) -> Search:

@@ -22,6 +22,7 @@ from tsfm.evaluate import ROUTED, TUNED, ZERO_SHOT, Asked, measure, measure_rout
 from tsfm.gate import INCUMBENT, Gate, Reference, hardest, horizon_origins, origin_clock, rows_sha256
 from tsfm.incumbent import Incumbent, first_unseen
 from tsfm.metrics import PINBALL, Scales, WindowErrors
+from tsfm.mixture import guess_of
 from tsfm.routes import Routes, combine, decide
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split
@@ -260,7 +261,7 @@ def _as_it_serves(
     assert forecaster.manifest is not None, "artifacts have one"
     setting = Setting.of(forecaster.manifest)
     source = source_of(forecaster, catalog.backbone(forecaster.name), setting)
-    around = setting.around(blocks.scales.season)
+    around = setting.around(guess_of(forecaster.manifest, blocks.scales.season))
     limits = blocks.split.block(Block.TEST)[1]
     windows = replace(windows, around=None if around is None else around(limits))
     asked = Asked(source=source, context_length=setting.context_length)

@@ -1,7 +1,7 @@
 """A frame cut into what trains, what decides, what calibrates and what judges."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,15 @@ from tsfm import catalog, judge, refit
 from tsfm.configs import TrainConfig
 from tsfm.errors import DataError
 from tsfm.metrics import Scales, default_metric, scales_of, zero_share
+from tsfm.mixing import best_guess
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, Split, split
 from tsfm.series.windows import Windows, cut
-from tsfm.setting import Setting
+from tsfm.setting import Setting, longest_gap, side_length
 
+LONGER = 4
+"""Times the tuned length: missing runs that touch are one gap, and such gaps are asked for, too."""
 _LISTED = 20
 """Item ids a report spells out before it only counts."""
 
@@ -27,10 +30,14 @@ class Data:
     split: Split
     train: Windows
     validation: Windows
+    longer: Windows | None
+    """Of the validation block too: longer gaps than are tuned, where gaps are filled and there is room for any."""
     calibration: Windows
     test: Windows | None
     scales: Scales
     metric: str
+    guess: int
+    """Period of the first guess that networks are shown of what else is missing around a gap."""
     blocks: judge.Blocks
     """What the candidates are measured on."""
     report: dict[str, Any]
@@ -47,7 +54,7 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         with_test=resolved["with_test"],
     )
     setting, frequency = Setting.of(resolved), frequencies.parse(frame.freq)
-    around = setting.around(frequency.season)
+    guess = frequency.season
     caps = {**dataclasses.asdict(TrainConfig()), **resolved["hyperparameters"]}
 
     def windows(block: Block, length: int, cap: str) -> Windows:
@@ -59,13 +66,16 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
             context_length=context_length,
             prediction_length=length,
             max_windows=most,
-            around=around,
+            around=setting.around(guess),
         )
 
     # A horizon beyond one pass is forecast by recursion: what is trained is the pass that recursion repeats.
     tuned_length = horizon if setting.reconstructs(spec) else spec.tuned_length(horizon)
     train = windows(Block.TRAIN, tuned_length, "max_windows_per_epoch")
+    if setting.task == "imputation" and len(train) and (guess := best_guess(train, guess)) != frequency.season:
+        train = windows(Block.TRAIN, tuned_length, "max_windows_per_epoch")
     validation = windows(Block.VALIDATION, horizon, "max_validation_windows")
+    longer = _longer(setting, spec, lambda length: windows(Block.VALIDATION, length, "max_validation_windows"))
     calibrating = windows(Block.CALIBRATION, horizon, "max_calibration_windows")
     test = windows(Block.TEST, horizon, "max_test_windows") if resolved["with_test"] else None
     if not len(train) and catalog.method(resolved["method"]).trains:
@@ -84,10 +94,12 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         split=blocks,
         train=train,
         validation=validation,
+        longer=longer,
         calibration=calibrating,
         test=test,
         scales=scales,
         metric=metric,
+        guess=guess,
         blocks=judge.Blocks(
             setting=setting,
             frame=frame,
@@ -101,6 +113,18 @@ def prepare(frame: SeriesFrame, resolved: dict[str, Any], spec: catalog.Backbone
         ),
         report=report,
     )
+
+
+def _longer(setting: Setting, spec: catalog.BackboneSpec, windows: Callable[[int], Windows]) -> Windows | None:
+    """Gaps of up to `LONGER` times the tuned length, half of them whole: else few would reach the middle."""
+    length = min(LONGER * setting.prediction_length, longest_gap(spec))
+    if setting.task != "imputation" or length <= setting.prediction_length:
+        return None
+    found = windows(length)
+    if not len(found) or found.around is None:
+        return None
+    shown = min(setting.context_length, side_length(spec, length) if spec.reconstructs else spec.context_length)
+    return dataclasses.replace(found, around=dataclasses.replace(found.around, whole=0.5)).showing(shown)
 
 
 def _report(

@@ -95,6 +95,18 @@ def seasonal_fill(context: Floats, after: Floats, gap: NDArray[np.int64], horizo
     return filled
 
 
+def seasonal_line(context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, period: int) -> Floats:
+    """[B, H]: the seasonal fill, shifted by the line between what it misses of the nearest observed values on both
+    sides; a side where it says nothing of any observed value counts for nothing."""
+    seen, begin = _seen(context, after, gap, horizon), context.shape[1]
+    every = np.arange(seen.shape[1])
+    missed = seen - _same_phase(seen, every, period=period, seasons=SEASONS + -(-horizon // period))
+    behind = np.take_along_axis(missed, begin + gap[:, None] + np.arange(after.shape[1])[None, :], axis=1)
+    shift = linear_fill(missed[:, :begin], behind, gap, horizon)
+    shifted: Floats = seasonal_fill(context, after, gap, horizon, period) + shift
+    return shifted
+
+
 def completed(
     context: Floats, after: Floats, gap: NDArray[np.int64], horizon: int, *, period: int
 ) -> tuple[Floats, Floats]:

@@ -12,6 +12,7 @@ from tests import toy
 from tsfm import catalog, finetune
 from tsfm.finetune import FinetuneRequest, FinetuneResult
 from tsfm.incumbent import Incumbent
+from tsfm.progress import Checkpoints
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.split import Block, split
 
@@ -33,7 +34,13 @@ def toy_of_every_task() -> Iterator[None]:
 
 
 def tune(
-    weights_dir: Path, out: Path, frame: SeriesFrame | None = None, *, incumbent: Incumbent | None = None, **asked: Any
+    weights_dir: Path,
+    out: Path,
+    frame: SeriesFrame | None = None,
+    *,
+    incumbent: Incumbent | None = None,
+    checkpoints: Checkpoints | None = None,
+    **asked: Any,
 ) -> FinetuneResult:
     request = {"backbone": "toy", "method": "full", "prediction_length": HORIZON, "hyperparameters": FAST, **asked}
     return finetune.run(
@@ -45,6 +52,7 @@ def tune(
         report=lambda _: None,
         should_stop=lambda: None,
         incumbent=incumbent,
+        checkpoints=checkpoints,
     )
 
 

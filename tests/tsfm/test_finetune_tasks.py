@@ -14,8 +14,9 @@ from tsfm import calibration, catalog, null
 from tsfm.artifact import open_artifact
 from tsfm.finetune import FinetuneResult
 from tsfm.incumbent import Incumbent
-from tsfm.mixing import SHARES
+from tsfm.mixture import GRID, Mixture
 from tsfm.null import EDGE, TOGETHER
+from tsfm.progress import Checkpoint, Checkpoints
 from tsfm.rivals import linear_fill
 from tsfm.series.split import Block, split
 from tsfm.series.windows import cut
@@ -57,8 +58,11 @@ class TestImputation:
         manifest = open_artifact(result.out_dir, result.digest).manifest
         assert (manifest["task"], manifest["scoring"], manifest["prediction_length"]) == ("imputation", None, HORIZON)
         assert manifest["fill"]["period"] == 24
-        assert set(manifest["fill"]["shares"]) == {"tuned", "zero_shot"}
-        assert set(manifest["fill"]["shares"].values()) <= set(SHARES)
+        assert manifest["fill"]["guess"] in (1, 24)
+        assert set(manifest["fill"]["weights"]) == {"tuned", "zero_shot"}
+        for rows in manifest["fill"]["weights"].values():
+            assert len(rows) >= 4, "gaps of up to four times the tuned length are 12 steps deep"
+            assert all(row in GRID.tolist() for row in rows)
         assert files(result) == {"README.md", "manifest.json", "model.safetensors", calibration.FILE}
         assert "Fills gaps of up to 6 steps" in (result.out_dir / "README.md").read_text()
         json.dumps(result.to_mapping(), allow_nan=False)
@@ -90,7 +94,7 @@ class TestImputation:
     def test_a_network_is_never_worse_on_validation_than_a_plain_fill_it_may_become(
         self, filled: FinetuneResult
     ) -> None:
-        """A share of 1 is the seasonal fill: validation would have taken it."""
+        """All the weight on the seasonal fill is one of the mixtures: validation would have taken it."""
         error = {c["name"]: c["validation"]["mae"] for c in filled.candidates}
         assert error["tuned"] <= 1.02 * error["seasonal_fill"]
 
@@ -110,10 +114,25 @@ class TestImputation:
         assert reconstructed.refit is not None
         assert "fill" not in reconstructed.refit.manifest
 
+    def test_a_checkpoint_fills_by_its_network_beside_the_guess_it_was_trained_with(
+        self, every_task: Path, tmp_path: Path
+    ) -> None:
+        """Validation has not said yet how to mix it."""
+        seen: list[dict[str, Any]] = []
+
+        def take(checkpoint: Checkpoint) -> None:
+            seen.append(dict(open_artifact(checkpoint.out_dir, checkpoint.digest).manifest["fill"]))
+
+        every = Checkpoints(every_seconds=1e-9, take=take)
+        result = tune(every_task, tmp_path, toy.frame(length=600), **FILL, checkpoints=every)
+        assert seen
+        assert seen[0] == {"period": 24, "guess": result.manifest["fill"]["guess"], "weights": {}}
+        assert Mixture.stored(seen[0], "tuned").is_network_alone
+
     def test_what_trains_nothing_is_the_published_network(self, every_task: Path, tmp_path: Path) -> None:
         result = tune(every_task, tmp_path, **FILL, method="zero_shot", hyperparameters={})
-        shares = result.manifest["fill"]["shares"]
-        assert shares["tuned"] == shares["zero_shot"]
+        weights = result.manifest["fill"]["weights"]
+        assert weights["tuned"] == weights["zero_shot"]
         assert result.candidates[0]["test"] == result.candidates[1]["test"]
 
     def test_the_incumbent_is_measured_as_it_fills(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tsfm import rivals
 from tsfm.errors import UnknownName
-from tsfm.rivals import GUESS_SEASONS, SEASONS, completed, linear_fill, seasonal_fill
+from tsfm.rivals import GUESS_SEASONS, SEASONS, completed, linear_fill, seasonal_fill, seasonal_line
 
 NAN = np.nan
 Row = dict[int, float]
@@ -82,6 +82,21 @@ def test_seasonal_fill_is_the_mean_of_both_neighbouring_seasons(
 
 
 @cases
+def test_seasonal_line_joins_the_season_to_both_edges(
+    context: np.ndarray, after: np.ndarray, gap: np.ndarray, horizon: int, period: int
+) -> None:
+    """The season, and the line between what it misses of what is observed."""
+    filled, seasons = seasonal_line(context, after, gap, horizon, period), SEASONS + -(-horizon // period)
+    season = seasonal_fill(context, after, gap, horizon, period)
+    for i in range(4):
+        known = observed(context[i], after[i], int(gap[i]))
+        phases = {at: phase_at(known, at, period=period, seasons=seasons) for at in known}
+        missed = {at: known[at] - phase for at, phase in phases.items() if phase is not None}
+        want = [season[i, at] + line_at(missed, at) for at in range(gap[i])]
+        assert filled[i, : gap[i]] == pytest.approx(want)
+
+
+@cases
 def test_completed_guesses_between_what_is_observed(
     context: np.ndarray, after: np.ndarray, gap: np.ndarray, horizon: int, period: int
 ) -> None:
@@ -109,6 +124,20 @@ class TestLinearFill:
         context = np.zeros((1, 3), dtype=np.float32)
         assert linear_fill(context, context, np.array([2]), 2).dtype == np.float32
         assert seasonal_fill(context, context, np.array([2]), 2, 2).dtype == np.float32
+
+
+class TestSeasonalLine:
+    def test_a_day_on_another_level_is_followed(self) -> None:
+        """Both neighbouring seasons stand ten lower than what stands beside the gap."""
+        values = np.tile(np.random.default_rng(0).standard_normal(8), 6)[None]
+        values[:, 18:25] += 10.0
+        context, after, gap = values[:, :20], values[:, 23:], np.array([3])
+        assert seasonal_fill(context, after, gap, 3, 8) == pytest.approx(values[:, 20:23] - 10.0)
+        assert seasonal_line(context, after, gap, 3, 8) == pytest.approx(values[:, 20:23])
+
+    def test_it_keeps_the_dtype(self) -> None:
+        context = np.zeros((1, 3), dtype=np.float32)
+        assert seasonal_line(context, context, np.array([2]), 2, 2).dtype == np.float32
 
 
 class TestSeasonalFill:

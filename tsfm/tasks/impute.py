@@ -23,7 +23,8 @@ from tsfm.calibration import Calibration
 from tsfm.errors import ConfigError, DataError
 from tsfm.evaluate import spread
 from tsfm.filled import Filled, Gap, LongGaps
-from tsfm.mixing import SHARES, Tried, share_of
+from tsfm.mixing import Tally, Tried, best_guess
+from tsfm.mixture import Mixture, guess_of
 from tsfm.series import freq as frequencies
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, Windows, gaps_at
@@ -37,6 +38,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MAX_TRIAL_SPANS = 128
 """Observed spans that are hidden on trial where no job calibrated any intervals."""
+MIN_TRIAL_SPANS = 16
+"""Of them that must not overlap; else shorter ones are hidden."""
 WHOLE_TRIALS = 0.5
 """Share of them that are as long as the longest gap."""
 MIN_TRIAL_SCORES = 10
@@ -69,11 +72,12 @@ class Imputer:
         source: Source,
         season: int,
         period: int,
+        guess: int,
         calibration: Calibration | None,
     ) -> None:
         self.name, self.spec, self.setting, self.source = name, spec, setting, source
-        self.season, self.period = season, period
-        """Of the frequency; and the one a seasonal rival was judged with."""
+        self.season, self.period, self.guess = season, period, guess
+        """Of the frequency; the one a seasonal rival was judged with; and of the first guess that a job showed."""
         self.calibration = calibration
         """What a job stored for this source."""
 
@@ -108,7 +112,7 @@ class Imputer:
             asked = setting or Setting(task="imputation", scoring=None, prediction_length=1, context_length=0)
             source = source_of(forecaster, spec, asked)
             if like is not None and isinstance(source, FillSource):
-                source = source.mixed(like["fill"]["shares"]["zero_shot"], period=like["fill"]["period"])
+                source = source.mixed(Mixture.stored(like["fill"], "zero_shot"))
         return cls(
             name=forecaster.name,
             spec=spec,
@@ -116,6 +120,7 @@ class Imputer:
             source=source,
             season=season,
             period=period,
+            guess=guess_of(facts or {}, season),
             calibration=calibration or forecaster.calibration,
         )
 
@@ -152,8 +157,10 @@ class Imputer:
             raise _too_long(frame, series[too_long], first[too_long], length[too_long], longest, self.name)
         return Filling(self, frame, (series, first, length), fits, tuple(float(q) for q in quantile_levels))
 
-    def windows(self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints, room: int) -> WindowBatch:
-        """Gaps of one pass, which has `room` steps for each."""
+    def windows(
+        self, frame: SeriesFrame, series: Ints, first: Ints, length: Ints, room: int, *, guess: int
+    ) -> WindowBatch:
+        """Gaps of one pass, which has `room` steps for each; `guess` is the period of the first guess."""
         side = self.side(room)
         return gaps_at(
             frame,
@@ -163,7 +170,7 @@ class Imputer:
             context_length=side,
             prediction_length=room,
             after_length=side,
-            period=self.season,
+            period=guess,
         )
 
 
@@ -191,9 +198,14 @@ class Filling:
         self.chunks = [part[i : i + BATCH_SIZE] for part in kinds for i in range(0, len(part), BATCH_SIZE)]
         self.source = imputer.source
         self.mixes = imputer.setting is None and isinstance(self.source, FillSource)
-        """Whether no job has measured yet how much of the plain fill is mixed in."""
+        """Whether no job has measured yet with which weights it is mixed."""
         unmeasured = self.mixes or (bool(levels) and imputer.calibration is None)
+        self.guess = imputer.guess
         self.trials = self._trials() if unmeasured and len(kept) else None
+        if self.mixes and self.trials is not None:
+            assert self.trials.around is not None, "trials are gaps"
+            self.guess = best_guess(self.trials, imputer.season)
+            self.trials = replace(self.trials, around=replace(self.trials.around, period=self.guess))
         self._tried: list[Tried] = []
         self.values = frame.values.copy()
         self.quantiles = np.full((len(levels), len(frame.values)), np.nan)
@@ -216,7 +228,7 @@ class Filling:
         chosen = self.chunks[chunk - self._num_trial_chunks]
         series, first, length = self.series[chosen], self.first[chosen], self.length[chosen]
         room = int(self.room[chosen[0]])
-        batch = self.imputer.windows(self.frame, series, first, length, room)
+        batch = self.imputer.windows(self.frame, series, first, length, room, guess=self.guess)
         answer = self.source(batch, room)
         step = np.arange(answer.point.shape[1])
         inside = step[None, :] < length[:, None]
@@ -228,18 +240,17 @@ class Filling:
                 self.quantiles[:, at[inside]] = quantiles.transpose(1, 0, 2)[:, inside]
 
     def _try(self, trials: Windows, chunk: int) -> None:
-        """Hides observed spans; the last time it settles how much of the plain fill is mixed in, and how far off that
-        is."""
+        """Hides observed spans; the last time it settles how the source is mixed, and how far off that is."""
         indices = np.arange(chunk * BATCH_SIZE, min((chunk + 1) * BATCH_SIZE, len(trials)))
         is_last = chunk == self._num_trial_chunks - 1
         found: Calibration | None = None
         if self.mixes and isinstance(self.source, FillSource):
-            seasonal = self.source.mixed(0.0, period=self.imputer.season)
+            seasonal = self.source.mixed(Mixture(period=self.imputer.season))
             self._tried.append(Tried.of(seasonal, trials, indices))
             if is_last:
-                share = share_of(sum((one.errors() for one in self._tried), np.zeros(len(SHARES))))
-                self.source = seasonal.mixed(share)
-                answers = (calibrate.laid_out(one.batch, one.target, one.mixed(share)) for one in self._tried)
+                mixture = sum((one.tally() for one in self._tried), Tally.empty()).mixture(self.imputer.season)
+                self.source = seasonal.mixed(mixture)
+                answers = (calibrate.laid_out(one.batch, one.target, one.mixed(mixture)) for one in self._tried)
                 found = calibrate.fit_answers(answers, self.source.levels)
         elif is_last:
             found = calibrate.fit(self.source, trials)
@@ -312,9 +323,15 @@ class Filling:
         return _turned(quantiles, batch.gap, begins)
 
     def _trials(self) -> Windows | None:
-        """Observed spans of this frame's own gap lengths, spread evenly; None where there is none."""
-        frame, lengths = self.frame, np.unique(self.length[self.fits])
-        horizon = int(min(lengths[-1], max(2, int(frame.lengths.max()) // 8)))
+        """Observed spans of this frame's own gap lengths, spread evenly; None where there is none.
+
+        Where much is missing hardly any span is as long as the longest gap: then they are as long as they are plenty.
+        """
+        frame = self.frame
+        horizon = int(min(self.length[self.fits].max(), max(2, int(frame.lengths.max()) // 8)))
+        stretches = runs_of(frame, ~np.isnan(frame.values))[2]
+        while horizon > 1 and (stretches // horizon).sum() < MIN_TRIAL_SPANS:
+            horizon = -(-horizon // 2)
         observed = np.concatenate([[0], np.cumsum(~np.isnan(frame.values))])
         series, origin = [], []
         for i in range(len(frame)):
@@ -336,7 +353,7 @@ class Filling:
             prediction_length=horizon,
             stride=1,
             num_dropped=0,
-            around=Around(length=side, limits=frame.lengths, period=self.imputer.season, vary=True, whole=WHOLE_TRIALS),
+            around=Around(length=side, limits=frame.lengths, period=self.guess, vary=True, whole=WHOLE_TRIALS),
         )
 
     def _notes(self, known: bool) -> tuple[str, ...]:
@@ -358,12 +375,16 @@ class Filling:
 
 def gaps_of(frame: SeriesFrame) -> tuple[Ints, Ints, Ints]:
     """([G] series, [G] first index, [G] length) of every run of missing points."""
-    missing = np.isnan(frame.values)
-    starts = np.zeros(len(missing), dtype=np.bool_)
+    return runs_of(frame, np.isnan(frame.values))
+
+
+def runs_of(frame: SeriesFrame, chosen: Bools) -> tuple[Ints, Ints, Ints]:
+    """([G] series, [G] first index, [G] length) of every run of `chosen` points, which are given like the values."""
+    starts = np.zeros(len(chosen), dtype=np.bool_)
     starts[frame.offsets[:-1][frame.lengths > 0]] = True
-    begins = np.flatnonzero(missing & (np.concatenate([[True], ~missing[:-1]]) | starts))
-    after = np.concatenate([~missing[1:], [True]]) | np.concatenate([starts[1:], [True]])
-    ends = np.flatnonzero(missing & after) + 1
+    begins = np.flatnonzero(chosen & (np.concatenate([[True], ~chosen[:-1]]) | starts))
+    after = np.concatenate([~chosen[1:], [True]]) | np.concatenate([starts[1:], [True]])
+    ends = np.flatnonzero(chosen & after) + 1
     series = np.searchsorted(frame.offsets, begins, side="right") - 1
     return series.astype(np.int64), begins - frame.offsets[series], ends - begins
 

@@ -9,15 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tsfm import rivals
 from tsfm.backbones.base import Backbone, Batch
 from tsfm.errors import ConfigError
+from tsfm.mixture import Mixture, distance
 from tsfm.series.windows import WindowBatch
 from tsfm.setting import Setting
 from tsfm.spec import FILL_RIVALS, BackboneSpec
 from tsfm.tasks.forecast import Answer, BackboneSource, Floats, Forecaster, RivalSource, Source, in_units
+
+NETWORK_ALONE = Mixture()
 
 
 class PatchSource:
@@ -42,14 +46,14 @@ class FillSource:
     """Gaps from both sides: natively where the network reconstructs, else by forecasts from each side.
 
     The two forecasts are mixed by how near each edge is: step k of a gap of g steps takes (g − k) ÷ (g + 1) of the one
-    from before it, k counted from 0, and the rest of the one from behind, level by level. Either is moved by `share`
-    towards the plain fill of `period` (tsfm.mixing).
+    from before it, k counted from 0, and the rest of the one from behind, level by level. Either is mixed with plain
+    fills; its quantiles move as far as its point.
     """
 
     def __init__(
-        self, model: Backbone, *, block_length: int, context_length: int, share: float = 0.0, period: int = 1
+        self, model: Backbone, *, block_length: int, context_length: int, mixture: Mixture = NETWORK_ALONE
     ) -> None:
-        self.share, self.period = share, period
+        self.mixture = mixture
         self.model, self.device = model, next(model.parameters()).device
         self.one_sided = BackboneSource(
             model, block_length=block_length, context_length=context_length, cut_from_block=False
@@ -57,24 +61,35 @@ class FillSource:
         self.point_kind, self.levels = self.one_sided.point_kind, self.one_sided.levels
 
     def __call__(self, batch: WindowBatch, prediction_length: int) -> Answer:
+        answer = self.alone(batch, prediction_length)
+        if self.mixture.is_network_alone:
+            return answer
+        mixed = self.mixture.of(self.parts(answer, batch, prediction_length), away_of(batch, prediction_length))
+        return moved(answer, mixed - answer.point)
+
+    def mixed(self, mixture: Mixture) -> "FillSource":
+        """The same network in another mixture."""
+        other = copy(self)
+        other.mixture = mixture
+        return other
+
+    def alone(self, batch: WindowBatch, prediction_length: int) -> Answer:
+        """What the network says by itself."""
         with torch.inference_mode():
             rows = Batch.of(batch, self.device)
             point, quantiles = (self._natively if self.model.reconstructs else self._by_forecasts)(rows)
-        answer = in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
-        if not self.share:
-            return answer
-        return moved(answer, self.share * (self.plain(batch, prediction_length) - answer.point))
+        return in_units(point, quantiles, batch, levels=self.levels, point_kind=self.point_kind)
 
-    def mixed(self, share: float, *, period: int | None = None) -> "FillSource":
-        """The same network with another share, or season, of the plain fill."""
-        other = copy(self)
-        other.share, other.period = share, period or self.period
-        return other
-
-    def plain(self, batch: WindowBatch, prediction_length: int) -> Floats:
-        """[B, H] the seasonal fill, without a season the linear one, in the user's units."""
-        name = "seasonal_fill" if self.period > 1 else "linear_fill"
-        return FillRivalSource(name, period=self.period)(batch, prediction_length).point
+    def parts(self, answer: Answer, batch: WindowBatch, prediction_length: int) -> Floats:
+        """[B, H, P] in the user's units: what is mixed, by `tsfm.mixture.PARTS`; `answer` is the network's."""
+        assert batch.gap is not None, "a gap has two sides"
+        assert batch.after is not None, "a gap has two sides"
+        where, period = (batch.context, batch.after, batch.gap, prediction_length), self.mixture.period
+        plain = [rivals.linear_fill(*where)] * 3
+        if period > 1:
+            plain[1:] = rivals.seasonal_fill(*where, period), rivals.seasonal_line(*where, period)
+        units = [one.astype(np.float64) * batch.scale[:, None] + batch.loc[:, None] for one in plain]
+        return np.stack([answer.point, *units], axis=-1)
 
     def _natively(self, rows: Batch) -> tuple[Tensor, Tensor | None]:
         begin, horizon = rows.context.shape[1], rows.target.shape[1]
@@ -99,6 +114,14 @@ class FillSource:
             return point, None
         turned = back[1].gather(2, place[:, None].expand_as(back[1]))
         return point, share[:, None] * forth[1] + (1 - share[:, None]) * turned
+
+
+def away_of(batch: WindowBatch, prediction_length: int) -> NDArray[np.int64]:
+    """[B, H] steps of each step of a gap from the nearer edge with something behind it."""
+    assert batch.gap is not None, "a gap has two sides"
+    assert batch.after is not None, "a gap has two sides"
+    before, behind = (np.count_nonzero(~np.isnan(side), axis=1) > 0 for side in (batch.context, batch.after))
+    return distance(batch.gap, prediction_length, before=before, behind=behind)
 
 
 def moved(answer: Answer, change: Floats) -> Answer:
@@ -150,5 +173,5 @@ def source_of(forecaster: Forecaster, spec: BackboneSpec, setting: Setting) -> S
     source = network_source(forecaster.network, spec, setting, tuned=forecaster.manifest is not None)
     fill = (forecaster.manifest or {}).get("fill")
     if fill is not None and isinstance(source, FillSource):
-        return source.mixed(fill["shares"]["tuned"], period=fill["period"])
+        return source.mixed(Mixture.stored(fill, "tuned"))
     return source

@@ -11,16 +11,17 @@ from tests import toy
 from tests.tsfm.jobs import FAST, HORIZON, TINY, tune
 from tests.tsfm.series.frames import frame_of
 from tests.tsfm.tasks.asked import fill, filling
-from tsfm.artifact import open_artifact
+from tsfm.artifact import open_artifact, write_artifact
 from tsfm.calibration import SHARES
 from tsfm.errors import ConfigError, DataError
 from tsfm.evaluate import Asked
 from tsfm.evaluate import rival as rival_of
 from tsfm.finetune import FinetuneResult
+from tsfm.mixture import Mixture
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, gather
 from tsfm.tasks.forecast import Forecaster, stored_calibrations
-from tsfm.tasks.impute import Imputer, gaps_of
+from tsfm.tasks.impute import MIN_TRIAL_SPANS, Imputer, gaps_of
 from tsfm.tasks.sources import FillSource
 
 NAN = np.nan
@@ -318,7 +319,7 @@ class TestCalibrated:
         assert done.trials is not None
         assert found.notes == ("Intervals are conformal over observed spans of the given series, hidden on trial.",)
         assert isinstance(done.source, FillSource)
-        assert done.source.share == tuned["by forecasts"].manifest["fill"]["shares"]["tuned"]
+        assert done.source.mixture == Mixture.stored(tuned["by forecasts"].manifest["fill"], "tuned")
 
     def test_where_trials_are_too_few_a_network_says_that_its_intervals_are_its_own(self, tiny: Forecaster) -> None:
         found = fill(tiny, frame_of([1.0, 2.0, NAN, 4.0, 5.0, 4.0, 3.0]), (0.1, 0.9))
@@ -376,17 +377,17 @@ class TestServedAsJudged:
         assert found.quantiles[0, 360] - found.values[360] == pytest.approx(offset, rel=1e-4)
 
 
-class TestShares:
-    def test_a_tuned_version_and_its_refit_fill_with_the_share_of_validation(
+class TestMixture:
+    def test_a_tuned_version_and_its_refit_fill_in_the_mixture_of_validation(
         self, tuned: dict[str, FinetuneResult]
     ) -> None:
         result = tuned["by forecasts"]
         assert result.refit is not None
         for folder in (result.out_dir, result.refit.out_dir):
-            source = Imputer.of(Forecaster.open(folder), freq="h").source
-            assert isinstance(source, FillSource)
-            assert source.share == result.manifest["fill"]["shares"]["tuned"]
-            assert source.period == 24
+            imputer = Imputer.of(Forecaster.open(folder), freq="h")
+            assert isinstance(imputer.source, FillSource)
+            assert imputer.source.mixture == Mixture.stored(result.manifest["fill"], "tuned")
+            assert (imputer.source.mixture.period, imputer.guess) == (24, result.manifest["fill"]["guess"])
 
     def test_zero_shot_fills_as_it_was_judged(self, every_task: Path, tuned: dict[str, FinetuneResult]) -> None:
         result = tuned["by forecasts"]
@@ -394,7 +395,7 @@ class TestShares:
         stored = stored_calibrations(open_artifact(result.out_dir))["zero_shot"]
         imputer = Imputer.of(source, freq="h", like=result.manifest, calibration=stored)
         assert isinstance(imputer.source, FillSource)
-        assert imputer.source.share == result.manifest["fill"]["shares"]["zero_shot"]
+        assert imputer.source.mixture == Mixture.stored(result.manifest["fill"], "zero_shot")
         found = fill(source, holed(whole(), (0, 60, 6)), (0.1, 0.9), like=result.manifest, calibration=stored)
         assert found.calibrated
 
@@ -407,11 +408,42 @@ class TestShares:
         found = fill(source, holed(whole(), (0, 60, 6)), (0.1, 0.9), like=result.manifest, calibration=calibration)
         assert found.calibrated
 
-    def test_what_is_not_tuned_finds_its_share_on_trial(self, tiny: Forecaster) -> None:
-        """Pure noise around a season that repeats: the plain fill takes over from the network."""
+    def test_an_older_artifact_fills_with_its_one_share(self, tuned: dict[str, FinetuneResult], tmp_path: Path) -> None:
+        result = tuned["by forecasts"]
+        old = {**result.manifest, "fill": {"period": 24, "shares": {"tuned": 1.0, "zero_shot": 0.0}}}
+        files = open_artifact(result.out_dir).manifest["files"]
+        write_artifact(tmp_path / "old", {name: (result.out_dir / name).read_bytes() for name in files}, old, "")
+        frame = holed(whole(), (0, 60, 6))
+        found = fill(Forecaster.open(tmp_path / "old"), frame)
+        plain = fill(Forecaster.rival("seasonal_fill"), frame)
+        assert found.values == pytest.approx(plain.values, rel=1e-5)
+
+    def test_what_is_not_tuned_finds_its_mixture_on_trial(self, tiny: Forecaster) -> None:
+        """A season that repeats exactly: the plain fills take over from the network."""
         season = 10 * np.random.default_rng(0).standard_normal(24)
         done = filling(tiny, holed(frame_of(np.tile(season, 20)), (0, 200, 5)))
         assert isinstance(done.source, FillSource)
-        assert done.source.share == 1.0
+        assert np.array(done.source.mixture.weights)[:, 2:].sum(axis=1).tolist() == [1.0, 1.0, 1.0]
+        assert done.guess == 24
         assert isinstance(done.imputer.source, FillSource)
-        assert done.imputer.source.share == 0.0, "the opened one is shared by requests"
+        assert done.imputer.source.mixture.is_network_alone, "the opened one is shared by requests"
+
+    def test_what_hardly_moves_is_guessed_and_filled_by_lines(self, tiny: Forecaster) -> None:
+        """Straight from one day's level to the next: no season says more than the neighbours."""
+        days = np.random.default_rng(0).standard_normal(21).cumsum()
+        slopes = frame_of(np.interp(np.arange(480), 24 * np.arange(21), days))
+        frame = holed(slopes, *[(0, first, 4) for first in range(30, 450, 40)])
+        done = filling(tiny, frame)
+        assert isinstance(done.source, FillSource)
+        assert done.guess == 1
+        assert done.source.mixture.weights[0] == (0.0, 1.0, 0.0, 0.0)
+        gone = np.isnan(frame.values)
+        assert np.abs(done.finish().values - slopes.values)[gone].max() < 0.3
+
+    def test_where_much_is_missing_shorter_spans_are_hidden_on_trial(self, tiny: Forecaster) -> None:
+        """No span is as long as the longest gap: shorter ones still say how the network is mixed."""
+        gone = [(0, first, 8) for first in range(8, 470, 16)]
+        done = filling(tiny, holed(whole(1, length=480), *gone, (0, 200, 32)))
+        assert done.trials is not None
+        assert 1 < done.trials.prediction_length <= 8
+        assert len(done.trials) >= MIN_TRIAL_SPANS

@@ -14,12 +14,21 @@ from tsfm import catalog, rivals
 from tsfm.backbones.base import Backbone, Batch, Prediction
 from tsfm.backbones.start import base_of
 from tsfm.errors import ConfigError
+from tsfm.mixture import Mixture
 from tsfm.series.frame import SeriesFrame
 from tsfm.series.windows import Around, WindowBatch, gaps_at, gather
 from tsfm.setting import Setting
 from tsfm.spec import Scoring, Task
 from tsfm.tasks.forecast import BackboneSource, Forecaster, RivalSource
-from tsfm.tasks.sources import FillRivalSource, FillSource, PatchSource, network_source, rival_source, source_of
+from tsfm.tasks.sources import (
+    FillRivalSource,
+    FillSource,
+    PatchSource,
+    away_of,
+    network_source,
+    rival_source,
+    source_of,
+)
 
 TINY = {"type": "random", "size": "tiny"}
 NAN = np.nan
@@ -97,29 +106,48 @@ class TestFillByForecasts:
         assert found.point[0] == pytest.approx(20.0, rel=1e-4)
 
 
-class TestShare:
-    def test_the_plain_fill_moves_points_and_quantiles_alike(self) -> None:
+class TestMixed:
+    def test_the_mixture_moves_points_and_quantiles_alike(self) -> None:
         batch = gaps(5, frame=frame_of(noise()), first=40)
-        alone, plain = by_forecasts(period=4)(batch, 5), by_forecasts(period=4).plain(batch, 5)
-        for share in (0.25, 1.0):
-            mixed = by_forecasts(share=share, period=4)(batch, 5)
-            change = share * (plain - alone.point)
+        alone = by_forecasts().alone(batch, 5)
+        for row in ((0.5, 0.0, 0.5, 0.0), (0.0, 0.25, 0.25, 0.5)):
+            source = by_forecasts(mixture=Mixture(period=4, weights=(row,)))
+            mixed, parts = source(batch, 5), source.parts(alone, batch, 5)
+            assert mixed.point == pytest.approx(parts @ np.array(row))
+            change = mixed.point - alone.point
             assert np.abs(change).min() > 1e-3
-            assert mixed.point == pytest.approx(alone.point + change)
             assert mixed.quantiles == pytest.approx(alone.quantiles + change[:, None])
 
-    def test_a_mixture_is_another_source_with_the_same_network(self) -> None:
-        source = by_forecasts()
-        mixed = source.mixed(0.5, period=7)
-        assert (mixed.share, mixed.period, source.share, source.period) == (0.5, 7, 0.0, 1)
-        assert mixed.model is source.model
-        assert mixed.mixed(0.25).period == 7, "a share alone keeps the season"
+    def test_its_parts_are_the_network_and_the_plain_fills_in_the_units_of_the_user(self) -> None:
+        batch = gaps(5, 3, frame=frame_of(noise()), first=40, side=12)
+        source = by_forecasts(mixture=Mixture(period=4))
+        parts = source.parts(source.alone(batch, 5), batch, 5)
+        assert np.array_equal(parts[..., 0], source(batch, 5).point)
+        for i, name in ((1, "linear_fill"), (2, "seasonal_fill")):
+            assert np.array_equal(parts[..., i], FillRivalSource(name, period=4)(batch, 5).point)
+        assert batch.after is not None
+        assert batch.gap is not None
+        lifted = rivals.seasonal_line(batch.context, batch.after, batch.gap, 5, 4)
+        assert parts[..., 3] == pytest.approx(lifted * batch.scale[:, None] + batch.loc[:, None])
 
-    def test_without_a_season_the_plain_fill_is_the_line(self) -> None:
-        batch = gaps(5)
-        for period, name in ((1, "linear_fill"), (4, "seasonal_fill")):
-            want = FillRivalSource(name, period=period)(batch, 5).point
-            assert np.array_equal(by_forecasts(period=period).plain(batch, 5), want)
+    def test_without_a_season_all_plain_fills_are_the_line(self) -> None:
+        batch, source = gaps(5), by_forecasts()
+        parts = source.parts(source.alone(batch, 5), batch, 5)
+        want = FillRivalSource("linear_fill", period=1)(batch, 5).point
+        assert np.array_equal(parts[..., 1:], np.stack([want] * 3, axis=-1))
+
+    def test_a_mixture_is_another_source_with_the_same_network(self) -> None:
+        source, mixture = by_forecasts(), Mixture(period=7, weights=((0.5, 0.5, 0.0, 0.0),))
+        mixed = source.mixed(mixture)
+        assert (mixed.mixture, source.mixture) == (mixture, Mixture())
+        assert mixed.model is source.model
+
+    def test_distances_are_from_the_side_that_is_observed(self) -> None:
+        values = noise()
+        values[:40] = NAN
+        at_the_beginning = gaps(4, frame=frame_of(values), first=40)
+        assert away_of(at_the_beginning, 4).tolist() == [[4, 3, 2, 1]]
+        assert away_of(gaps(4, frame=frame_of(noise()), first=40), 4).tolist() == [[1, 2, 2, 1]]
 
 
 @pytest.fixture(scope="module")
@@ -233,13 +261,13 @@ class TestNetworkSource:
         setting = Setting(task=task, scoring=scoring, prediction_length=6, context_length=32)
         assert type(network_source(tiny, catalog.backbone("temper-tiny"), setting, tuned=True)) is kind
 
-    def test_a_tuned_fill_has_the_share_of_its_manifest(self, tiny: Backbone) -> None:
+    def test_a_tuned_fill_is_mixed_as_its_manifest_says(self, tiny: Backbone) -> None:
         setting = Setting(task="imputation", scoring=None, prediction_length=6, context_length=32)
-        fill = {"period": 24, "shares": {"tuned": 0.75, "zero_shot": 0.25}}
+        fill = {"period": 24, "guess": 1, "weights": {"tuned": [[0.25, 0.0, 0.75, 0.0]], "zero_shot": []}}
         opened = SimpleNamespace(network=tiny, manifest={"fill": fill}, name="temper-tiny")
         source = source_of(cast(Forecaster, opened), catalog.backbone("temper-tiny"), setting)
         assert isinstance(source, FillSource)
-        assert (source.share, source.period) == (0.75, 24)
+        assert source.mixture == Mixture(period=24, weights=((0.25, 0.0, 0.75, 0.0),))
 
     def test_a_rival_has_no_network(self) -> None:
         setting = Setting(task="imputation", scoring=None, prediction_length=6, context_length=32)
