@@ -364,6 +364,13 @@ class Filling:
             notes.append(f"Intervals are {self.imputer.name}'s own: too little is observed to calibrate them on trial.")
         elif self.levels and self.imputer.calibration is None and self.fits.any():
             notes.append("Intervals are conformal over observed spans of the given series, hidden on trial.")
+        stored = self.imputer.calibration
+        if stored is not None and self.fits.any():
+            unresolved = [level for level in self.levels if not stored.resolves(level)]
+            if unresolved:
+                said = ", ".join(f"{level:g}" for level in unresolved)
+                why = f"{stored.num_scores} scores a step resolve {100 * stored.resolution:g} % intervals"
+                notes.append(f"Not calibrated: {said} ({why}).")
         if self.horizon and (longer := self.fits & (self.length > self.horizon)).any():
             notes.append(f"{int(longer.sum())} gaps are longer than the {self.horizon} steps the model was tuned for.")
         if (one := self.fits & self.one_sided).any():

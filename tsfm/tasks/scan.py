@@ -90,26 +90,36 @@ class Laid:
         if self._pooled is None:
             self._pooled = self._fit(lambda series: np.ones(len(series), dtype=np.bool_))
         if self._pooled is None:
-            have = int(self.scan.frame.lengths.max())
-            asked = int((self.scan.frame.lengths - self.scan.first).max())
-            need = self.scan.min_context + asked + null.MIN_SCORES
-            raise SeriesTooShort(
-                f"The longest series has {have} points, of which too few are history to say what is normal: {need} are "
-                "needed. Send more history, or use a model tuned for anomaly_detection, which knows its own.",
-                have=have,
-                need=need,
-                param="series",
-            )
+            raise self._too_little_history()
         return self._pooled
 
-    def _fit(self, mine: Callable[[Ints], NDArray[np.bool_]]) -> tuple[Null, Null] | None:
-        """From the points before the detection window; from all points where all are asked for."""
-        scan, raw = self.scan, self._raw
-        chosen = mine(scan.series)
-        step = np.arange(raw.shape[1])
-        history = scan.origin[:, None] + step < scan.first[scan.series][:, None]
+    def _too_little_history(self) -> SeriesTooShort:
+        """Of points; or, where there are enough of them, of points that are known."""
+        lengths = self.scan.frame.lengths
+        have, asked = int(lengths.max()), int((lengths - self.scan.first).max())
+        need = self.scan.min_context + asked + null.MIN_SCORES
+        said = f"The longest series has {have} points, of which too few are history"
+        if have >= need:
+            have, need = int((~np.isnan(self._history(self._raw))).sum()), null.MIN_SCORES
+            said = f"Of the history only {have} points are known, too few"
+        return SeriesTooShort(
+            f"{said} to say what is normal: {need} are needed. Send more history, or use a model tuned for "
+            "anomaly_detection, which knows its own.",
+            have=have,
+            need=need,
+            param="series",
+        )
+
+    def _history(self, raw: Floats) -> Floats:
+        """`raw` [W, H] of the points before the detection window, of all where all are asked for; NaN elsewhere."""
+        scan = self.scan
+        before = scan.origin[:, None] + np.arange(raw.shape[1]) < scan.first[scan.series][:, None]
         everything = scan.first[scan.series] <= scan.min_context
-        usable = np.where(history | everything[:, None], raw, np.nan)
+        return np.where(before | everything[:, None], raw, np.nan)
+
+    def _fit(self, mine: Callable[[Ints], NDArray[np.bool_]]) -> tuple[Null, Null] | None:
+        """From the history alone."""
+        chosen, usable = mine(self.scan.series), self._history(self._raw)
         is_open = np.arange(len(chosen)) < self._open
         made = null.fitted(usable[chosen & is_open])
         if made is None:

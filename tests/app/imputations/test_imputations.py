@@ -158,6 +158,12 @@ class TestTuned:
         assert (one["fallback"], one["digest"]) == (None, answer["digest"])
         assert answer["notes"] == []
 
+    def test_a_level_that_the_job_s_scores_do_not_resolve_is_named(self, gateway: Gateway, models: Models) -> None:
+        answer = ok(gateway, asked(models.won.name, levels=[99.9]))
+        assert answer["calibrated"] is False
+        (note,) = [note for note in answer["notes"] if note.startswith("Not calibrated: 0.0005, 0.9995 (")]
+        assert "scores a step resolve" in note
+
     def test_longer_gaps_than_tuned_are_filled_and_marked(self, gateway: Gateway, models: Models) -> None:
         answer = ok(gateway, asked(models.won.name, holed([40, *range(100, 120)])))
         assert [gap["calibrated"] for gap in answer["series"][0]["gaps"]] == [True, False]

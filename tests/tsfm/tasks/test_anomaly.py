@@ -195,6 +195,13 @@ class TestRefusals:
         assert (caught.value.details["have"], caught.value.param) == (30, "series")
         assert detect(rival(), noise(need), size=10).num_scores >= null.MIN_SCORES
 
+    def test_too_little_of_the_history_is_known(self) -> None:
+        frame = noise(400)
+        frame.values[:385] = np.nan
+        with pytest.raises(SeriesTooShort, match="Of the history only 5 points are known") as caught:
+            detect(rival(), frame, size=10)
+        assert (caught.value.details["have"], caught.value.details["need"]) == (5, null.MIN_SCORES)
+
     @pytest.mark.parametrize("level", [49.9, 99.995, 100.0, float("nan")])
     def test_levels_lie_between_fifty_and_99_99(self, level: float) -> None:
         with pytest.raises(ConfigError, match=r"50 to 99\.99") as caught:
