@@ -87,7 +87,7 @@ def _means(cells: Sequence[Cell], name: str) -> str:
         own = [c for c in mine if c["method"] == method]
         for way in WAYS:
             if all(c.get(way) for c in own):
-                label = method if way == "point" else f"{method}, smoothed"
+                label = method if way == "point" else f"{method}, {way}"
                 lines.append(f"| {label} | {' | '.join(_cells(own, way))} |")
     return "\n".join(lines)
 
