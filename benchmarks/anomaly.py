@@ -93,11 +93,17 @@ def _measure_all(options: argparse.Namespace, methods: Sequence[str]) -> None:
         jobs += [(_ett_cells, name, options) for name in ETT if (name, "auto") not in done]
     with concurrent.futures.ProcessPoolExecutor(options.processes) as pool:
         waiting = [pool.submit(*job) for job in jobs]
+        failed: list[BaseException] = []
         for future in concurrent.futures.as_completed(waiting):
+            if (error := future.exception()) is not None:
+                failed.append(error)  # what the others found is kept first
+                continue
             cells = future.result()
             for cell in cells:
                 append(options.cells, cell)
             print(f"{cells[0]['group']} {cells[0]['method']}: {cells[0]['seconds']:.0f} s", flush=True)
+    if failed:
+        raise failed[0]
 
 
 def _done(path: Path) -> set[tuple[str, str]]:

@@ -208,10 +208,13 @@ def first_hit(labels: Bools, scores: Floats, *, segment: int) -> Hit:
 
 
 def lowest_where_undefined(scores: Floats) -> tuple[Floats, int]:
-    """Scores with each NaN as the lowest of all, and how many there were: what has no score raises no alarm."""
-    missing = np.isnan(scores)
+    """Scores with each NaN as the lowest of all, and how many there were: what has no score raises no alarm. Infinite
+    ones (a constant ended) stand one above the highest other."""
+    missing, endless = np.isnan(scores), np.isposinf(scores)
     assert not missing.all(), "no row has a score"
-    return np.where(missing, np.nanmin(scores), scores), int(missing.sum())
+    highest = float(np.max(scores, where=~missing & ~endless, initial=0.0))
+    finite = np.where(endless, highest + 1.0, scores)
+    return np.where(missing, np.nanmin(finite), finite), int(missing.sum())
 
 
 def _counts(labels: Bools, scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

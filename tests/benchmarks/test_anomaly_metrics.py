@@ -77,6 +77,8 @@ class TestRanking:
             metrics.auc_roc(flags("00"), np.zeros(2))
         filled, missing = metrics.lowest_where_undefined(np.array([np.nan, 2.0, 1.0]))
         assert (filled.tolist(), missing) == ([1.0, 2.0, 1.0], 1)
+        filled, _ = metrics.lowest_where_undefined(np.array([np.inf, 2.0, np.nan, 1.0]))
+        assert filled.tolist() == [3.0, 2.0, 1.0, 1.0]
 
     def test_what_needs_the_extra_says_how_to_get_it(
         self, metrics: ModuleType, monkeypatch: pytest.MonkeyPatch
