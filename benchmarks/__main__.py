@@ -2,10 +2,12 @@
 
 ./run bench                    every one (an hour on two cores; `sff` skips what is done, `reproduce` only prints it)
 ./run bench NAME [options]     one, with its own options (./run bench NAME --help)
+./run bench NAME NAME …        some, one after another, all with the options that follow
 ./run bench --list             their names and questions
 """
 
 import ast
+import itertools
 import json
 import subprocess
 import sys
@@ -55,10 +57,11 @@ def main(words: list[str]) -> int:
         print(__doc__)
         return 0
     if words:
-        if words[0] not in NAMES:
+        names = list(itertools.takewhile(NAMES.__contains__, words))
+        if not names:
             print(f"There is no benchmark named {words[0]!r}. Known: {', '.join(NAMES)}.", file=sys.stderr)
             return 2
-        return one(words[0], words[1:])
+        return max(one(name, words[len(names) :]) for name in names)
     return every()
 
 

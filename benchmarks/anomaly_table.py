@@ -30,7 +30,7 @@ def markdown(cells: Sequence[Cell]) -> str:
     apart = [{**c, "set": APART, "degenerate": None} for c in cells if c.get("degenerate") and c.get("point")]
     if apart:
         parts.append(_means(apart, APART))
-    return "\n\n".join([*parts, _differences(cells), _alarms(cells)])
+    return "\n\n".join([*parts, _ucr(cells), _differences(cells), _alarms(cells)])
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
@@ -100,6 +100,16 @@ def _cells(own: Sequence[Cell], way: str) -> list[str]:
     return [*shown, "–", "–", "–"]
 
 
+def _ucr(cells: Sequence[Cell]) -> str:
+    """By the conventions of the papers that report UCR (papers.md §1.8 and §2.6), file by file."""
+    lines = ["| UCR | method | rank of the hit | adjusted best F1 (an oracle) |", "|---|---|---|---|"]
+    for c in (c for c in cells if c.get("ucr")):
+        found = c["ucr"]
+        rank = f"{found['rank']} of {found['segments']}"
+        lines.append(f"| {c['series']} | {c['method']} | {rank} | {found['adjusted_best_f1']:.3f} |")
+    return "\n".join(lines)
+
+
 def _differences(cells: Sequence[Cell]) -> str:
     lines = ["| mean VUS-PR of `auto` less | NAB | SMAP and MSL |", "|---|---|---|"]
     for label, other, way, other_way in DIFFERENCES:
@@ -136,7 +146,10 @@ def _alarms(cells: Sequence[Cell]) -> str:
             f"| {c['group']} | {found['chosen']} | {drift['points']:,} | {100 * rates['90']:.1f} % | {shown} "
             f"| {found['num_scores']:,} | {is_drifted} |"
         )
+    for name in dict.fromkeys(c["set"] for c in _jobs(cells)):
+        rate = pooled_rate([c for c in cells if c["set"] == name])
+        lines.append(f"| *{name}, pooled* | | | | *{100 * (rate or 0.0):.2f} %* | | |")
     rate = pooled_rate(cells)
     if rate is not None:
-        lines.append(f"| **pooled by points** | | | | **{100 * rate:.2f} %** | | |")
+        lines.append(f"| **all, pooled by points** | | | | **{100 * rate:.2f} %** | | |")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
     python benchmarks/imputation.py             the stated subset: the first 2,880 test rows of each set, one draw
     python benchmarks/imputation.py --full --seeds 3 --budget-seconds 120    every test row, three draws
+    python benchmarks/imputation.py --fresh     again from the start
     python benchmarks/imputation.py --table     the tables of what is done
 
 ETT at the field's borders and weather; values standardised by train. Of every channel runs of 8 steps (a patch of
@@ -58,11 +59,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cells", type=Path, default=RESULTS / "imputation_cells.jsonl", help="what is done")
+    parser.add_argument("--fresh", action="store_true", help="forget what is done")
     parser.add_argument("--table", action="store_true", help="measure nothing")
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
     done: set[str] = set()
+    if options.fresh:
+        options.cells.unlink(missing_ok=True)
     if options.cells.exists():
         done = {json.loads(line)["set"] for line in options.cells.read_text(encoding="utf-8").splitlines()}
     if not options.table:
