@@ -41,13 +41,14 @@ def level_of(facts: Mapping[str, Any] | None, item_id: str) -> float | None:
 
 
 def severity(values: Floats, expected: Floats, lower: Floats, upper: Floats, *, level: float | None) -> Floats:
-    """NaN where a value is missing; infinite for what is off where bounds leave no room (a constant ended)."""
+    """NaN where a value or its bounds are missing; infinite for what is off where bounds leave no room (a constant
+    ended)."""
+    known = ~np.isnan(values) & ~np.isnan(lower)
     away = np.abs(values - expected)
     if level is not None:
         away = away + LEVEL_SHARE * np.abs(values - level)
-    usual = float(np.nanmedian(upper - lower)) / 2.0
-    if usual > 0:
-        ranked: Floats = away / usual
-        return ranked
+    room = (upper - lower)[~np.isnan(lower)]
+    usual = float(np.median(room)) / 2.0 if len(room) else 0.0
     outside = (values < lower) | (values > upper)
-    return np.where(np.isnan(values), np.nan, np.where(outside, np.inf, 0.0))
+    ranked = away / usual if usual > 0 else np.where(outside, np.inf, 0.0)
+    return np.where(known, ranked, np.nan)

@@ -44,6 +44,10 @@ class TestSeverity:
         assert np.isnan(ranked([NAN, 1.0])).tolist() == [True, False]
         assert np.isnan(ranked([NAN, 1.0], room=0.0)).tolist() == [True, False]
 
+    def test_points_without_bounds_have_none(self) -> None:
+        nothing = np.full(2, NAN)
+        assert np.isnan(severity(np.ones(2), nothing, nothing, nothing, level=1.0)).all()
+
     def test_where_bounds_leave_no_room_any_departure_is_infinite(self) -> None:
         assert ranked([0.0, 1.0, -1e-9], room=0.0) == [0.0, np.inf, np.inf]
 
