@@ -194,7 +194,7 @@ class TestFiles:
             (b"timestamp,target\n2026-01-01,1\n2026-01-02,1e308\n", 422, "infinite_value"),
             (b"timestamp,target\n2026-01-01,1\n2026-01-02,-inf\n", 422, "infinite_value"),
             (b"timestamp,target\n2026-01-01,1\n2026-01-02,\xe9\n", 422, "unsupported_encoding"),
-            (gzip.compress(b"timestamp,target\n" + b"x" * 5000)[:30], 422, "truncated"),
+            (gzip.compress(b"timestamp,target\n" + b"x" * 5000, mtime=0)[:30], 422, "truncated"),
             (b"<html></html>", 415, "unsupported_format"),
         ],
     )
