@@ -45,7 +45,7 @@ def hidden_states(model: Sundial, z: Tensor) -> Tensor:
     """[B, N, D] of normalised series, padded on the left with zeros that are not real."""
     padding = -z.shape[1] % model.sizes.input_token_len
     real = torch.nn.functional.pad(torch.ones_like(z, dtype=torch.bool), (padding, 0))
-    return model.hidden(torch.nn.functional.pad(z, (padding, 0)), real)
+    return model.model(torch.nn.functional.pad(z, (padding, 0)), real, checkpointing=False)
 
 
 @pytest.mark.skipif(not SETS, reason="reference numbers are absent (set TEMPER_GOLDEN)")

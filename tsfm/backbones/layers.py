@@ -110,17 +110,23 @@ class CausalAttention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """`x` [B, N, D]; angles [N, e / 2] as `rotary` gives them; `mask` [B or 1, 1, N, N] as `causal_mask` does."""
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = (rotate_halves(t, cos, sin).type_as(v) for t in (q, k))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, last: bool = False) -> Tensor:
+        """`x` [B, N, D]; angles [N, e / 2] as `rotary` gives them; `mask` [B or 1, 1, N, N] as `causal_mask` does. Of
+        every token, or of the last one alone: [B, 1, D]."""
+        asking = slice(-1 if last else None, None)
+        q = self._heads(self.q_proj, x[:, asking])
+        k, v = self._heads(self.k_proj, x), self._heads(self.v_proj, x)
+        q, k = rotate_halves(q, cos[asking], sin[asking]).type_as(v), rotate_halves(k, cos, sin).type_as(v)
+        mask = mask[..., asking, :]
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
         return out
+
+    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
+        """[B, heads, N, e]"""
+        split: Tensor = projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return split
 
 
 class GatedMLP(nn.Module):

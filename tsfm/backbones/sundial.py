@@ -106,14 +106,16 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.ffn_layer = GatedMLP(width, config.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.norm1(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, last: bool) -> Tensor:
+        """Of every token, or of the last one alone."""
+        mixed = self.self_attn(self.norm1(x), cos, sin, mask, last)
+        x = (x[:, -1:] if last else x) + mixed
         out: Tensor = x + self.ffn_layer(self.norm2(x))
         return out
 
 
 class Trunk(nn.Module):
-    """Points [B, N·p] to hidden states [B, N, D]."""
+    """Points [B, N·p] to hidden states [B, N, D], or to the last one [B, 1, D]."""
 
     def __init__(self, config: SundialConfig) -> None:
         super().__init__()
@@ -126,15 +128,17 @@ class Trunk(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.rope_theta = config.rope_theta
 
-    def forward(self, z: Tensor, real: Tensor, *, checkpointing: bool) -> Tensor:
+    def forward(self, z: Tensor, real: Tensor, *, checkpointing: bool, last: bool = False) -> Tensor:
         """`z` is 0 where `real` [B, N·p] is False: before a window. Patches without a real point are nobody's keys, and
-        rotary positions are relative, so that any number of them changes nothing."""
+        rotary positions are relative, so that any number of them changes nothing. Where the last state is all that is
+        wanted, the last layer computes no other."""
         patches, bits = (x.reshape(len(x), -1, self.patch_length) for x in (z, real))
         x = self.embed_layer(torch.cat([patches, bits.to(z.dtype)], dim=-1))
         cos, sin = rotary(torch.arange(x.shape[1], device=x.device), self.head_width, base=self.rope_theta)
         mask = causal_mask(~bits.any(-1))
         for layer in self.layers:
-            x = through(layer, x, cos, sin, mask, checkpointing=checkpointing)
+            alone = last and layer is self.layers[-1]
+            x = through(layer, x, cos, sin, mask, alone, checkpointing=checkpointing)
         out: Tensor = self.norm(x)
         return out
 
@@ -243,7 +247,7 @@ class Sundial(Backbone):
             return self._quantile_loss(batch)
         horizon = self.sizes.prediction_length
         window = self.window(batch.context)
-        hidden = self.hidden(window.z, window.real)[:, -1:]
+        hidden = self.last_state(window)[:, None]
         target = F.pad(batch.target[:, :horizon], (0, max(horizon - batch.target.shape[1], 0)), value=math.nan)
         future = ((target - window.location) / window.scale)[:, None]
         noise, time = self._draws(len(hidden), hidden.device)
@@ -273,15 +277,16 @@ class Sundial(Backbone):
         z = torch.where(real, (fill_gaps(x) - location) / scale, 0.0)
         return Window(z=z, real=real, location=location, scale=scale)
 
-    def hidden(self, z: Tensor, real: Tensor) -> Tensor:
-        """[B, N, D] after the last norm."""
-        out: Tensor = self.model(z, real, checkpointing=self.gradient_checkpointing and self.training)
-        return out
+    def last_state(self, window: Window) -> Tensor:
+        """[B, D] of the last token, after the last norm."""
+        checkpointing = self.gradient_checkpointing and self.training
+        out: Tensor = self.model(window.z, window.real, checkpointing=checkpointing, last=True)
+        return out[:, -1]
 
     def futures(self, context: Tensor, noise: Tensor) -> Tensor:
         """[B, M, L] samples of what follows `context` [B, T], from `noise` [B or 1, M, L], in the context's units."""
         window = self.window(context)
-        samples = self.flow_loss.sample(self.hidden(window.z, window.real)[:, -1], noise)
+        samples = self.flow_loss.sample(self.last_state(window), noise)
         return samples * window.scale[:, None] + window.location[:, None]
 
     def fit_to(self, prediction_length: int, *, seed: int) -> None:
@@ -305,7 +310,7 @@ class Sundial(Backbone):
     def quantile_head_examples(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """[B, D] states and the deciles [B, Q·H] of the flow head's samples after them, standardised."""
         window = self.window(context)
-        hidden = self.hidden(window.z, window.real)[:, -1]
+        hidden = self.last_state(window)
         samples = self.flow_loss.sample(hidden, self._noise(torch.Generator().manual_seed(NOISE_SEED), hidden.device))
         return hidden, order_statistics(samples[..., : self._fitted_steps], DECILES).flatten(1)
 
@@ -318,7 +323,7 @@ class Sundial(Backbone):
     def _deciles(self, window: Window) -> Tensor:
         """[B, Q, H] of the quantile head, standardised and as they come: not sorted."""
         assert self.quantile_head is not None
-        said: Tensor = self.quantile_head(self.hidden(window.z, window.real)[:, -1])
+        said: Tensor = self.quantile_head(self.last_state(window))
         return said.float().reshape(len(said), len(DECILES), -1)
 
     def _quantile_loss(self, batch: Batch) -> Tensor:

@@ -143,12 +143,17 @@ class TestLoss:
             assert torch.equal(model.loss(batch), model.loss(batch))
             assert torch.equal(torch.get_rng_state(), before)
 
+    def test_the_last_state_alone_is_that_of_all(self, model: Sundial) -> None:
+        window = model.window(rows(3, 40))
+        every = model.model(window.z, window.real, checkpointing=False)
+        torch.testing.assert_close(model.last_state(window), every[:, -1])
+
     def test_near_steps_weigh_more_and_steps_beyond_one_pass_nothing(self, model: Sundial) -> None:
         context, target = rows(2, 40), rows(2, 30, seed=1)
         window = model.window(context)
         noise, time = model._draws(2, torch.device("cpu"))
         future = ((target[:, :24] - window.location) / window.scale)[:, None].expand(-1, 4, -1)
-        hidden = model.hidden(window.z, window.real)[:, -1:]
+        hidden = model.last_state(window)[:, None]
         error = model.flow_loss.error(future, hidden, noise=noise, time=time).mean((0, 1))
         weights = 1 / torch.arange(1, 25)
         expected = (error * weights).sum() / weights.sum()
