@@ -1,7 +1,7 @@
 """Do anomaly scores find what people labelled, and are alarms as rare on normal data as they are said to be?
 
     python benchmarks/anomaly.py                     the stated subset: NAB, SMAP and MSL whole, three tuning methods
-    python benchmarks/anomaly.py --methods all       every method of every group, too
+    python benchmarks/anomaly.py --full              every method of every group, too
     python benchmarks/anomaly.py --fresh             again from the start
     python benchmarks/anomaly.py --table             the tables of what is done
 
@@ -70,6 +70,7 @@ def main() -> None:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sets", nargs="+", default=["nab", "smap_msl", "ucr", "ett"])
     parser.add_argument("--methods", nargs="+", default=list(TRIED), choices=["all", *ALL])
+    parser.add_argument("--full", action="store_true", help="every method, as --methods all")
     parser.add_argument("--backbone", default="temper-tiny")
     parser.add_argument("--scoring", default=None, help="default: the backbone's own")
     parser.add_argument("--budget-seconds", type=float, default=40.0, help="of each job's training")
@@ -81,7 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    methods = list(ALL) if "all" in options.methods else options.methods
+    methods = list(ALL) if options.full or "all" in options.methods else options.methods
     if options.fresh:
         options.cells.unlink(missing_ok=True)
     if not options.table:

@@ -62,21 +62,19 @@ def measure(options: argparse.Namespace) -> list[Row]:
     scored = len(json.loads(answer)["series"][0]["score"])
     assert scored > 0.99 * options.points - CONTEXT, scored
     return [
-        Row(
-            question=f"`/v1/anomalies` on {options.points:,} points ÷ raw forward passes, CPU time",
-            figure=median([a / b for a, b in zip(cpu, raw_cpu, strict=True)]),
-            unit="×",
-            bar=BAR,
-            ours=f"{median(cpu):.2f} s",
-            baseline=f"{median(raw_cpu):.2f} s",
-        ),
-        Row(
-            question="the same by the clock",
-            figure=median([a / b for a, b in zip(ours, theirs, strict=True)]),
-            unit="×",
-            bar=BAR,
-            ours=f"{median(ours):.2f} s",
-            baseline=f"{median(theirs):.2f} s",
+        *(
+            Row(
+                question=question,
+                figure=median([a / b for a, b in zip(mine, raw, strict=True)]),
+                unit="×",
+                bar=BAR,
+                ours=f"{median(mine):.2f} s",
+                baseline=f"{median(raw):.2f} s",
+            )
+            for question, mine, raw in (
+                (f"`/v1/anomalies` on {options.points:,} points ÷ raw forward passes, CPU time", cpu, raw_cpu),
+                ("the same by the clock", ours, theirs),
+            )
         ),
         Row(
             question="most resident memory of the gateway over what it held before the first",

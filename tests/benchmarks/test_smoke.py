@@ -1,6 +1,7 @@
 """Every benchmark at a miniature size: that it runs and compares like with like. No timing is judged here."""
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -308,3 +309,25 @@ def test_a_table_says_whether_a_bar_is_met(bench: Bench) -> None:
     assert lines[2].endswith("| **0.900 ×** | ≥ 0.95 × | **no** |")
     assert lines[3].endswith("| **299 MB** | ≤ 300 MB | yes |")
     assert lines[4].endswith("| **1.500 s** |  |  |")
+
+
+def test_several_benchmarks_run_in_one_command_with_the_options_that_follow(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("bench_main", FOLDER / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    command = importlib.util.module_from_spec(spec)
+    bench("common")  # what it imports is found from here on
+    spec.loader.exec_module(command)
+    ran: list[tuple[str, list[str]]] = []
+
+    def one(name: str, given: list[str]) -> int:
+        ran.append((name, given))
+        return len(ran) - 1
+
+    monkeypatch.setattr(command, "one", one)
+    assert command.main(["anomaly", "imputation", "--fresh", "--full"]) == 1, "the second one failed"
+    assert ran == [(name, ["--fresh", "--full"]) for name in ("anomaly", "imputation")]
+    assert command.main(["anomalies"]) == 2
+    assert "no benchmark named 'anomalies'" in capsys.readouterr().err
