@@ -73,8 +73,9 @@ class NextPatch(Backbone):
         """Two [B, 1] of `known` [B, T], which is 0 where `visible` is False; finite, and the scale above zero."""
 
     @abstractmethod
-    def tokens(self, patches: Tensor, padding: Tensor) -> Tensor:
-        """Normalised patches [B, N, p] → what each token says of the patch after it [B, N, p], float32."""
+    def tokens(self, patches: Tensor, padding: Tensor, *, last: bool = False) -> Tensor:
+        """Normalised patches [B, N, p] → what each token says of the patch after it [B, N, p], float32; with `last`
+        what the last one says [B, 1, p], where the last layer computes no other."""
 
     def predict(self, context: Tensor, prediction_length: int) -> Prediction:
         """The mean of the next steps; beyond one patch it joins the window, and that is normalised anew as a whole.
@@ -87,7 +88,8 @@ class NextPatch(Backbone):
         missing = prediction_length
         while missing > 0:
             patches = self.patches(context)
-            block = self.after_each(patches.values, patches)[:, -1, :missing]
+            said = in_units(self.tokens(patches.values, patches.padding, last=True), patches)
+            block = said[:, 0, :missing]
             blocks.append(block)
             context = torch.cat([context, block], dim=1)
             missing -= block.shape[1]
@@ -105,13 +107,12 @@ class NextPatch(Backbone):
         target = F.pad(batch.target, (0, -horizon % p), value=math.nan)
         inputs = torch.cat([patches.values, self._given(target, patches)], dim=1)
         padding = F.pad(patches.padding, (0, inputs.shape[1] - patches.padding.shape[1]))
-        said = in_units(self.tokens(inputs, padding), patches)
+        targets_alone = self.loss_tokens == "target" or horizon < p
+        first = patches.values.shape[1] - 1 if targets_alone else 0
         past = torch.where(patches.seen, in_units(patches.values, patches), math.nan)
-        after = torch.cat([past[:, 1:], self._cut(target)], dim=1)
-        counted = ~after.isnan() & ~padding[..., None]
-        if self.loss_tokens == "target" or horizon < p:
-            last = past.shape[1] - 1
-            counted = counted & (torch.arange(inputs.shape[1], device=counted.device) >= last)[:, None]
+        after = torch.cat([past[:, 1:], self._cut(target)], dim=1)[:, first:]
+        said = in_units(self.tokens(inputs, padding, last=after.shape[1] == 1), patches)[:, -after.shape[1] :]
+        counted = ~after.isnan() & ~padding[:, first:, None]
         error = torch.where(counted, after.nan_to_num() - said, 0.0).square().sum((1, 2))
         mean = error / counted.sum((1, 2)).clamp(min=1)
         weight = (~batch.target.isnan()).sum(1)

@@ -73,8 +73,10 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.self_attn(x, cos, sin, mask))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, last: bool) -> Tensor:
+        """Of every token, or of the last one alone."""
+        mixed = self.self_attn(x, cos, sin, mask, last)
+        x = self.norm1((x[:, -1:] if last else x) + mixed)
         out: Tensor = self.norm2(x + self.ffn_layer(x))
         return out
 
@@ -92,7 +94,7 @@ class Embedding(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Patches [B, N, p] to hidden states [B, N, D]."""
+    """Patches [B, N, p] to hidden states [B, N, D], or to the last one [B, 1, D]."""
 
     def __init__(self, config: TimerConfig) -> None:
         super().__init__()
@@ -102,14 +104,15 @@ class Trunk(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.rope_theta = config.rope_theta
 
-    def forward(self, patches: Tensor, padding: Tensor, *, checkpointing: bool) -> Tensor:
+    def forward(self, patches: Tensor, padding: Tensor, *, checkpointing: bool, last: bool) -> Tensor:
         """Rotary positions are relative, so that leading `padding` [B, N] may count along."""
         positions = torch.arange(patches.shape[1], device=patches.device)
         cos, sin = rotary(positions, self.head_width, base=self.rope_theta)
         mask = causal_mask(padding)
         x = self.embed_layer(patches)
         for layer in self.layers:
-            x = through(layer, x, cos, sin, mask, checkpointing=checkpointing)
+            alone = last and layer is self.layers[-1]
+            x = through(layer, x, cos, sin, mask, alone, checkpointing=checkpointing)
         out: Tensor = self.norm(x)
         return out
 
@@ -163,11 +166,12 @@ class Timer(NextPatch):
         flat = variance < FLAT**2
         return mean, torch.where(flat, 1.0, variance.clamp(min=FLAT**2).sqrt())
 
-    def hidden(self, patches: Tensor, padding: Tensor) -> Tensor:
-        """[B, N, D] after the last norm, of normalised patches [B, N, p]."""
-        out: Tensor = self.model(patches, padding, checkpointing=self.gradient_checkpointing and self.training)
+    def hidden(self, patches: Tensor, padding: Tensor, *, last: bool = False) -> Tensor:
+        """[B, N, D] after the last norm, of normalised patches [B, N, p]; with `last` [B, 1, D]."""
+        checkpointing = self.gradient_checkpointing and self.training
+        out: Tensor = self.model(patches, padding, checkpointing=checkpointing, last=last)
         return out
 
-    def tokens(self, patches: Tensor, padding: Tensor) -> Tensor:
-        said: Tensor = self.lm_heads[0](self.hidden(patches, padding))
+    def tokens(self, patches: Tensor, padding: Tensor, *, last: bool = False) -> Tensor:
+        said: Tensor = self.lm_heads[0](self.hidden(patches, padding, last=last))
         return said.float()

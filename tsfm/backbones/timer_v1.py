@@ -74,13 +74,19 @@ class Attention(nn.Module):
         self.value_projection = nn.Linear(width, width)
         self.out_projection = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, last: bool) -> Tensor:
+        """Of every token of `x` [B, N, D], or of the last one alone: [B, 1, D]."""
+        asking = slice(-1 if last else None, None)
         q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.query_projection, self.key_projection, self.value_projection)
+            projection(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, tokens in (
+                (self.query_projection, x[:, asking]),
+                (self.key_projection, x),
+                (self.value_projection, x),
+            )
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[..., asking, :], dropout_p=dropout)
         out: Tensor = self.out_projection(mixed.transpose(1, 2).flatten(-2))
         return out
 
@@ -100,8 +106,10 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attention(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor, last: bool) -> Tensor:
+        """Of every token, or of the last one alone."""
+        mixed = self.attention(x, mask, last)
+        x = self.norm1((x[:, -1:] if last else x) + self.dropout(mixed))
         h = self.dropout(F.gelu(self.conv1(x)))
         out: Tensor = self.norm2(x + self.dropout(self.conv2(h)))
         return out
@@ -115,10 +123,11 @@ class Decoder(nn.Module):
         self.attn_layers = nn.ModuleList(Layer(config) for _ in range(config.e_layers))
         self.norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x: Tensor, padding: Tensor, *, checkpointing: bool) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor, *, checkpointing: bool, last: bool) -> Tensor:
+        """Tokens [B, N, D] to hidden states [B, N, D], or to the last one [B, 1, D]."""
         mask = causal_mask(padding)
         for layer in self.attn_layers:
-            x = through(layer, x, mask, checkpointing=checkpointing)
+            x = through(layer, x, mask, last and layer is self.attn_layers[-1], checkpointing=checkpointing)
         out: Tensor = self.norm(x)
         return out
 
@@ -201,14 +210,14 @@ class TimerV1(NextPatch):
         out: Tensor = self.patch_embedding(patches, padding)
         return out
 
-    def hidden(self, patches: Tensor, padding: Tensor) -> Tensor:
-        """[B, N, D] after the last norm, of normalised patches [B, N, p]."""
+    def hidden(self, patches: Tensor, padding: Tensor, *, last: bool = False) -> Tensor:
+        """[B, N, D] after the last norm, of normalised patches [B, N, p]; with `last` [B, 1, D]."""
         checkpointing = self.gradient_checkpointing and self.training
-        out: Tensor = self.decoder(self.embedded(patches, padding), padding, checkpointing=checkpointing)
+        out: Tensor = self.decoder(self.embedded(patches, padding), padding, checkpointing=checkpointing, last=last)
         return out
 
-    def tokens(self, patches: Tensor, padding: Tensor) -> Tensor:
-        said: Tensor = self.proj(self.hidden(patches, padding))
+    def tokens(self, patches: Tensor, padding: Tensor, *, last: bool = False) -> Tensor:
+        said: Tensor = self.proj(self.hidden(patches, padding, last=last))
         return said.float()
 
     def impute(self, x: Tensor) -> Tensor:

@@ -88,6 +88,11 @@ class TestWindows:
         assert torch.equal(said[:, :2], changed[:, :2])
         assert (said[:, 2:] - changed[:, 2:]).abs().amin(1).max() > 1e-3
 
+    def test_the_last_token_says_alone_what_it_says_among_all(self, layout: type[NextPatch]) -> None:
+        patches = small(layout).patches(torch.cat([torch.full((2, P + 3), NAN), sines(2, 4 * P)], dim=1))
+        every, last = (small(layout).tokens(patches.values, patches.padding, last=alone) for alone in (False, True))
+        torch.testing.assert_close(last, every[:, -1:], **CLOSE)
+
 
 @both
 class TestLoss:
