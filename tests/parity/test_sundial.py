@@ -76,7 +76,7 @@ class TestGolden:
             future.expand_as(x["train_noise"]), hidden, noise=x["train_noise"], time=x["train_t"]
         )
         steps = torch.arange(1, horizon + 1)
-        assert_equal((errors / steps).sum(-1).mean(), expected["train_loss"], rtol=1e-5, atol=1e-5)
+        assert_equal((errors / steps).sum(-1).mean(), expected["train_loss"], **TOLERANCE)
 
     def test_a_raw_series_end_to_end(self, golden: GoldenSet) -> None:
         model, x, expected = network(golden), inputs(golden), golden.arrays()
