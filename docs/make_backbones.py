@@ -152,8 +152,8 @@ def _rate(method: MethodSpec, spec: BackboneSpec) -> str:
 
 def _reproduce(spec: BackboneSpec) -> Iterator[str]:
     known = SFF_CONTEXT.get(spec.family)
-    context = min(known or USUAL_CONTEXT, spec.context_length)
-    said = "as in their paper" if known == context else "theirs is not known for this model"
+    context = known or (spec.context_length if spec.replaceable_head else min(USUAL_CONTEXT, spec.context_length))
+    said = "as in their paper" if known else "theirs is not known for this model"
     yield (
         "The protocol of SFF's authors (Zhang et al. 2026) on this backbone, once its weights are on the disk: context "
         f"{context} ({said}), horizon {SFF_HORIZON}, all of train, ten epochs, four seeds. The epoch is picked on "
