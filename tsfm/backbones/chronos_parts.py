@@ -57,11 +57,12 @@ def recompute(backbone: Backbone) -> None:
 def tied(tensors: Mapping[str, Tensor], copies: Sequence[str]) -> dict[str, Tensor]:
     """`tensors` with the embedding under its first name alone, whichever of its names a checkpoint stores.
 
-    `WeightsError` where two of them hold different numbers.
+    `WeightsError` where two of them hold different numbers, or, of the header of a file (tensors on `meta`), shapes.
     """
     kept = {name: t for name, t in tensors.items() if name not in copies}
     for name in (name for name in copies if name in tensors):
-        if not torch.equal(kept.setdefault(SHARED, tensors[name]), tensors[name]):
+        first, copy = kept.setdefault(SHARED, tensors[name]), tensors[name]
+        if first.shape != copy.shape or not (copy.is_meta or torch.equal(first, copy)):
             raise WeightsError(f"{name} and {SHARED} are one tensor in this architecture, but two in these weights.")
     return kept
 

@@ -1,20 +1,26 @@
 """Chronos: what is particular to it. The contract is in test_contract.py, equality with its package in tests/parity."""
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.architecture.repo import ROOT
 from tsfm import catalog
+from tsfm.backbones import implementation, shelf
 from tsfm.backbones.base import Batch
 from tsfm.backbones.chronos_2 import Chronos2
 from tsfm.backbones.chronos_bolt import ChronosBolt
 from tsfm.backbones.chronos_parts import Scale, empirical_quantiles
 from tsfm.backbones.chronos_t5 import ChronosT5
+from tsfm.backbones.shelf import Consent
+from tsfm.backbones.weights import load_backbone
 from tsfm.errors import ConfigError
 
 SMALL = ChronosBolt.shrunk(ChronosBolt.configs["chronos-bolt-tiny"])
@@ -49,6 +55,22 @@ assert "peft" not in sys.modules
         command = [sys.executable, "-W", "error", "-c", script]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("name", ["chronos-bolt-tiny", "chronos-t5-tiny"])
+    def test_a_file_may_hold_the_embedding_under_each_of_its_names(self, tmp_path: Path, name: str) -> None:
+        spec = catalog.backbone(name)
+        cls = implementation(spec)
+        model = cls.from_config(cls.shrunk(cls.configs[name]), seed=1)
+        every = {key: t.contiguous().clone() for key, t in model.state_dict(keep_vars=False).items()}
+        assert {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"} <= every.keys()
+        (tmp_path / "source").mkdir()
+        save_file(every, tmp_path / "source" / "model.safetensors")
+        (tmp_path / "source" / "config.json").write_text(json.dumps(model.config))
+        shelf.add(spec, tmp_path, tmp_path / "source", Consent(by="test"))
+        opened = load_backbone(spec, weights_dir=tmp_path)
+        assert torch.equal(opened.get_parameter("shared.weight"), model.get_parameter("shared.weight"))
 
 
 class TestParts:
