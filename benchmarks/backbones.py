@@ -4,16 +4,16 @@
     python benchmarks/backbones.py --backbones units-x32    some
     python benchmarks/backbones.py --table                  the Markdown of docs/benchmarks.md from what is done
 
-Random weights: cost does not depend on what the weights say. A backbone is measured in processes of its own: one for
-all times, and one each for the peak of memory of a forecast and of a training step. A forecast is `predict` of one pass
-after 512 steps (where the network has one fixed context, that), a training step loss, backward, clipping and AdamW in
-float32. Ours and the authors' network (`references.py`) take turns in one process, round by round; a ratio is the
-median over the rounds. While they train, their process keeps what they free (`keep_memory`). Batches of training are 32
-or the largest power of two that fits the memory and the time given; the table says which. What would take more than
-most of the free memory fails in its own process, before the machine is short of it: a reference that does so is left
-out of that time. Where two networks do not fit together to train, they train one after the other ("apart"). The extra
-"parity" has to be installed for references other than Chronos: without it their cells stay open, and a later run
-measures them again.
+Random weights: cost does not depend on what the weights say. A backbone is measured in processes of its own: for
+forecasts, for what a step needs, for training steps, for the peak of memory of a forecast and of each step. A forecast
+is `predict` of one pass after 512 steps (where the network has one fixed context, that), a training step loss,
+backward, clipping and AdamW in float32. Ours and the authors' network (`references.py`) take turns in one process,
+round by round; a ratio is the median over the rounds. While they train, their process keeps what they free
+(`keep_memory`). Batches of training are 32 or the largest power of two that fits the memory and the time given; the
+table says which. What would take more than most of the free memory fails in its own process, before the machine is
+short of it: a reference that does so is left out of that time. Where two networks do not fit together to train, they
+train one after the other ("apart"). The extra "parity" has to be installed for references other than Chronos: without
+it their cells stay open, and a later run measures them again.
 """
 
 import argparse
@@ -30,7 +30,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,9 @@ BYTES_A_PARAMETER = 16
 SHORT_SECONDS, MOST_ROUNDS = 2.0, 100
 """What is quick goes on so long, or so often."""
 SHARE_OF_MEMORY = 0.7
-"""Of what is free, for a training step."""
+"""Of what is free, for a training step of several windows."""
 MOST_OF_MEMORY = 0.85
-"""Of what is free, for anything: the allocation that would go beyond raises."""
+"""Of what is free, for anything, a training step of one window too: the allocation that would go beyond raises."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of malloc.h."""
@@ -115,11 +116,9 @@ def open_reference(found: dict[str, Any]) -> bool:
 def cell(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything about one backbone, each part in a process of its own."""
     begun, machine = time.monotonic(), facts()
-    times = in_process("times", name, options, batch=0)
-    batch = times["steps"].get("full", {"batch": 0})["batch"]
-    if times.pop("apart"):
-        theirs = in_process("reference_step", name, options, batch=batch)
-        times["steps"]["full"] |= beside(times["steps"]["full"], theirs)
+    forecasts = in_process("forecasts", name, options, batch=0)
+    steps = training(name, options, reference_trains=forecasts.pop("reference_trains"))
+    batch = steps["full"]["batch"] if steps else 0
     peaks = {
         part: in_process(part, name, options, batch=batch)["peak_bytes"] / MIB
         for part in MEMORY
@@ -129,10 +128,24 @@ def cell(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "name": name,
         "size": options.size,
         "machine": machine,
-        "times": times,
+        "times": {**forecasts, "steps": steps},
         "peak_mib": peaks,
         "seconds": time.monotonic() - begun,
     }
+
+
+def training(name: str, options: argparse.Namespace, *, reference_trains: bool) -> dict[str, Any]:
+    """A step of each method in the batch that fits; of the reference too, by turns, or "apart" where two do not fit."""
+    need = Need(**in_process("need", name, options, batch=0))
+    alone, together = (need.fitting_batch(available_bytes(), options.step_seconds, copies=n) for n in (1, 2))
+    if reference_trains and together:
+        return in_process("steps_beside", name, options, batch=together)
+    if not alone:
+        return {}
+    steps = in_process("steps", name, options, batch=alone)
+    if reference_trains:
+        steps["full"] |= beside(steps["full"], in_process("reference_step", name, options, batch=alone))
+    return steps
 
 
 def beside(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -196,9 +209,8 @@ def config_of(spec: BackboneSpec, size: str) -> dict[str, Any]:
     return published if size == "published" else made.shrunk(published)
 
 
-def times_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
-    """Parameters, forecasts at batch 1 and 32, training steps, each beside the reference where there is one."""
-    importlib.import_module("torch._dynamo")  # every optimizer imports it: not on the clock of whoever comes first
+def forecasts_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
+    """Parameters, and forecasts at batch 1 and 32, each beside the reference where there is one."""
     subject = Subject.of(spec, options.size)
     try:
         theirs: Reference | None = reference(spec.implementation, subject.config, horizon=subject.horizon)
@@ -213,26 +225,33 @@ def times_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
         "context": subject.context,
         "horizon": subject.horizon,
         "reference": said,
+        "reference_trains": theirs is not None and theirs.loss is not None,
         "threads": torch.get_num_threads(),
         "forecasts": {},
-        "steps": {},
     }
     for rows in (1, LARGEST_BATCH):
         answer["forecasts"][str(rows)] = in_turns(*forecasts(network, theirs, subject.batch(rows)), options)
-    del network
+    del network, theirs
     answer["trainable"] = {name: trainable(name, subject) for name in COUNTED if name in spec.methods}
-    rows = fitting_batch(subject, options, copies=1 if theirs is None else 2)
-    answer["apart"] = theirs is not None and theirs.loss is not None and not rows
-    if theirs is not None and not rows:  # both do not fit
-        theirs = None
-        gc.collect()
-        rows = fitting_batch(subject, options, copies=1)
-        answer["apart"] = answer["apart"] and rows > 0
-    keep_memory()
-    for name in STEPS:
-        if rows and name in spec.methods:
-            answer["steps"][name] = {"batch": rows, **steps_of(name, subject, theirs, rows, options)}
     return answer
+
+
+def need_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[str, Any]:
+    return asdict(Need.of(Subject.of(spec, options.size)))
+
+
+def all_steps_of(spec: BackboneSpec, options: argparse.Namespace, *, beside: bool) -> dict[str, Any]:
+    """Training steps under each method; `full` beside the reference where both fit."""
+    importlib.import_module("torch._dynamo")  # every optimizer imports it: not on the clock of whoever comes first
+    subject = Subject.of(spec, options.size)
+    theirs = reference(spec.implementation, subject.config, horizon=subject.horizon) if beside else None
+    keep_memory()
+    steps = {}
+    for name in STEPS:
+        if name in spec.methods:
+            gc.collect()
+            steps[name] = {"batch": options.batch, **steps_of(name, subject, theirs, options)}
+    return steps
 
 
 def keep_memory() -> None:
@@ -269,11 +288,9 @@ def forecasts(
     return ours, other
 
 
-def steps_of(
-    name: str, subject: Subject, theirs: Reference | None, rows: int, options: argparse.Namespace
-) -> dict[str, Any]:
+def steps_of(name: str, subject: Subject, theirs: Reference | None, options: argparse.Namespace) -> dict[str, Any]:
     """Of one method; the reference takes turns with `full` alone, its narrower losses after its own."""
-    batch = subject.batch(rows)
+    batch = subject.batch(options.batch)
     method, model = prepared(name, subject)
     ours = stepper([p for _, p in method.trainable_parameters(model)], lambda: gradients(method, model, batch))
     with model_in_training(model):
@@ -391,29 +408,48 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begun)
 
 
-def fitting_batch(subject: Subject, options: argparse.Namespace, *, copies: int) -> int:
-    """The largest power of two, at most 32, whose step fits the free memory and the time given; 0: none does."""
-    model = prepared("full", subject)[1].train()
-    kept: dict[int, int] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a training step takes of a network."""
 
-    def count(t: torch.Tensor) -> torch.Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+    parameters: int
+    row_bytes: float
+    """Kept for the backward pass."""
+    row_seconds: float
 
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    few = subject.batch(2)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        loss = model.loss(few)
-    row_bytes = sum(size for at, size in kept.items() if at not in weights) / 2
-    del loss
-    gc.collect()
-    seconds = milliseconds(lambda: model.loss(few).backward()) / 1e3 / 2
-    fixed = copies * BYTES_A_PARAMETER * sum(p.numel() for p in model.parameters())
-    free = SHARE_OF_MEMORY * available_bytes() - fixed
-    rows = LARGEST_BATCH
-    while rows > 1 and (2 * rows * row_bytes > free or rows * seconds > options.step_seconds):
-        rows //= 2
-    return rows if 2 * rows * row_bytes <= free else 0
+    @classmethod
+    def of(cls, subject: Subject) -> "Need":
+        model = prepared("full", subject)[1].train()
+        kept: dict[int, int] = {}
+
+        def count(t: torch.Tensor) -> torch.Tensor:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        few = subject.batch(2)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            loss = model.loss(few)
+        row_bytes = sum(size for at, size in kept.items() if at not in weights) / 2
+        del loss
+        gc.collect()
+        seconds = milliseconds(lambda: model.loss(few).backward()) / 1e3 / 2
+        return cls(parameters=sum(p.numel() for p in model.parameters()), row_bytes=row_bytes, row_seconds=seconds)
+
+    def fitting_batch(self, free_bytes: int, step_seconds: float, *, copies: int) -> int:
+        """The largest power of two, at most 32, whose step fits the free memory and the time given; 0: none does.
+
+        `copies` of the network are trained by turns.
+        """
+        fixed = copies * BYTES_A_PARAMETER * self.parameters
+
+        def fits(rows: int, share: float) -> bool:
+            return fixed + 2 * rows * self.row_bytes <= share * free_bytes
+
+        rows = LARGEST_BATCH
+        while rows > 1 and not (fits(rows, SHARE_OF_MEMORY) and rows * self.row_seconds <= step_seconds):
+            rows //= 2
+        return rows if fits(rows, SHARE_OF_MEMORY if rows > 1 else MOST_OF_MEMORY) else 0
 
 
 def available_bytes() -> int:
@@ -453,7 +489,10 @@ def settle(threads: int) -> None:
 
 
 PARTS: dict[str, Callable[[BackboneSpec, argparse.Namespace], dict[str, Any]]] = {
-    "times": times_of,
+    "forecasts": forecasts_of,
+    "need": need_of,
+    "steps": partial(all_steps_of, beside=False),
+    "steps_beside": partial(all_steps_of, beside=True),
     "reference_step": reference_step_of,
     **{part: peak_of(part) for part in MEMORY},
 }
