@@ -20,6 +20,7 @@ NAMES = (
     "training",
     "methods",
     "backbones",
+    "allocator",
     "dsic",
     "landscape",
     "ingestion",

@@ -33,6 +33,7 @@ from app.registry.verdicts import verdict_number
 from app.settings import Settings
 from app.storage import Store
 from app.tables import File, Job
+from tsfm import allocator
 from worker.process import RunProcess
 from worker.protocol import VERDICT_NUMBER, Assignment, Order
 from worker.runs import RunFolder
@@ -188,6 +189,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         # 0.8 to 1.6 s so, and 0.16 s with threads that sleep.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
+        **allocator.RUN,
     }
 
 

@@ -17,6 +17,7 @@ from app.cli.client import CommandError
 from app.cli.options import ADDRESS_FILE, KEY_FILE
 from app.cli.supervisor import POLL_SECONDS, Child, Supervisor
 from app.settings import Settings
+from tsfm import allocator
 
 READY_SECONDS = 120.0
 MAX_EARLY_FAILURES = 2
@@ -91,6 +92,7 @@ def _environment(settings: Settings, host: str, port: int) -> dict[str, str]:
     return {
         # OpenMP's threads wait by spinning, and the forecaster's would take the core of the run (worker/supervise.py).
         "OMP_WAIT_POLICY": "PASSIVE",
+        **allocator.SERVICE,
         **os.environ,
         "TEMPER_HOME": str(settings.home),
         "TEMPER_HOST": host,
