@@ -27,7 +27,7 @@ from tests.app.tuned import Tuned, register
 
 SERIES = [{"target": [1.0, 2.0, 3.0]}]
 CSV = {"content": b"target\n1\n2\n3\n", "headers": {"content-type": "text/csv"}}
-LISTS = {"/v1/files", "/v1/jobs", "/v1/models", "/v1/keys"}
+LISTS = {"/v1/files", "/v1/jobs", "/v1/models", "/v1/keys", "/v1/fine_tuning/jobs"}
 WITHOUT_IDS = {
     *(("get", path) for path in ("/healthz", "/readyz", "/metrics", "/v1/usage", "/v1/backbones")),
     ("post", "/v1/files"),
@@ -35,10 +35,13 @@ WITHOUT_IDS = {
 }
 """They take no id. A new route is walked, or a reason for leaving it out stands here."""
 IN_THE_BODY: Mapping[tuple[str, str], Callable[[str], list[dict[str, Any]]]] = {
-    ("post", "/v1/jobs"): lambda foreign: [
-        {"json": {"training_file": foreign, "prediction_length": 8}},
-        {"json": {"training_file": foreign, "prediction_length": 8, "dry_run": True}},
-    ],
+    **{
+        ("post", path): lambda foreign: [
+            {"json": {"training_file": foreign, "prediction_length": 8}},
+            {"json": {"training_file": foreign, "prediction_length": 8, "dry_run": True}},
+        ]
+        for path in ("/v1/jobs", "/v1/fine_tuning/jobs")
+    },
     ("post", "/v1/forecast"): lambda foreign: [
         {"json": {"model": foreign, "series": SERIES}},
         {"json": {"model": foreign}},
