@@ -21,6 +21,7 @@ _NATIVE: tuple[str, ...] = (
     "app.backtests.endpoints",
     "app.anomalies.endpoints",
     "app.imputations.endpoints",
+    "app.uploads.endpoints",
     "app.faces.openai.jobs",
 )
 
