@@ -1,6 +1,7 @@
 """Every route of the service. To add a router: one line in `_NATIVE` (module path, attribute).
 
-Native routers are mounted under `/v1` and once more without a prefix, there out of the OpenAPI schema.
+Native routers, and the faces whose paths lie under `/v1` like theirs, are mounted under `/v1` and once more without a
+prefix, there out of the OpenAPI schema.
 """
 
 from importlib import import_module
@@ -20,6 +21,8 @@ _NATIVE: tuple[str, ...] = (
     "app.backtests.endpoints",
     "app.anomalies.endpoints",
     "app.imputations.endpoints",
+    "app.uploads.endpoints",
+    "app.faces.openai.jobs",
 )
 
 

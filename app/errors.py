@@ -89,7 +89,8 @@ class NotFound(ApiError):
 
 class Conflict(ApiError):
     def __init__(self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
-        headers = {"retry-after": str(retry_after)} if retry_after is not None else None
+        # The openai client repeats every 409 by itself; without a time to wait for, nothing will have changed by then.
+        headers = {"x-should-retry": "false"} if retry_after is None else {"retry-after": str(retry_after)}
         super().__init__(409, code, message, param=param, headers=headers)
 
 

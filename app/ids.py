@@ -9,6 +9,8 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 24  # 124 bits
 
 FILE = "file-"
+UPLOAD = "upload_"
+PART = "part_"
 JOB = "ftjob-"
 EVENT = "ftevent-"
 CHECKPOINT = "ftckpt_"

@@ -1,7 +1,8 @@
 """The port to stored bytes, and its one implementation over local disk, S3 and memory (obstore).
 
-Keys: `files/{file_id}/raw`, `files/{file_id}/series.parquet`, `blobs/sha256/ab/cdef…`. A key is made by us, never by a
-caller. A local put returns after fsync, so that a committed row never points at bytes a power cut took.
+Keys: `files/{file_id}/raw`, `files/{file_id}/series.parquet`, `uploads/{upload_id}/{part_id}`,
+`blobs/sha256/ab/cdef…`. A key is made by us, never by a caller. A local put returns after fsync, so that a committed
+row never points at bytes a power cut took.
 """
 
 import contextlib
@@ -59,6 +60,10 @@ def file_key(file_id: str) -> str:
 
 def series_key(file_id: str) -> str:
     return f"files/{file_id}/series.parquet"
+
+
+def part_key(upload_id: str, part_id: str) -> str:
+    return f"uploads/{upload_id}/{part_id}"
 
 
 def blob_key(sha256: str) -> str:

@@ -93,6 +93,39 @@ class File(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class ChunkedUpload(Base):
+    """A file that arrives in parts; the row outlives its end for a day, so that what is repeated finds its answer."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "status", "expires_at"),)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    mime_type: Mapped[str | None]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    """As announced: the parts must add up to it."""
+    options: Mapped[dict[str, Any]]
+    """Column roles, as of a file."""
+    file_expiry_seconds: Mapped[int | None] = mapped_column(Integer)
+    """After which the file goes, counted from its creation; null: never."""
+    status: Mapped[str] = mapped_column(String(16))
+    """pending | completed | cancelled | expired"""
+    part_ids: Mapped[list[Any] | None] = mapped_column(JSON)
+    """In the order in which they were joined; null until then."""
+    file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class UploadPart(Base):
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
 class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "tenant_id", "created_at", "id"), Index(None, "status", "lease_until"))

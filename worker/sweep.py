@@ -6,6 +6,7 @@ file never read      → sent again
 never fetched        → measurements of dry runs whose gateway died
 left on this disk    → folders of runs that have ended, old temporary files
 left in storage      → blobs that no version or checkpoint names and nobody wrote for a day
+never completed      → uploads in parts whose hour is over
 """
 
 import shutil
@@ -31,6 +32,7 @@ from app.queue import READ_FILE, RUN_JOB, enqueue, send_hint
 from app.registry.service import free_deleted_blobs
 from app.tables import Job, JobCheckpoint, ModelVersion
 from app.tables import Worker as WorkerRow
+from app.uploads.service import remove_ended
 from worker.supervise import Worker
 
 log = structlog.get_logger(__name__)
@@ -137,6 +139,7 @@ def clean(worker: Worker) -> None:
     _clean_blobs(worker)
     delete_expired(engine=worker.engine, store=worker.store)
     remove_orphans(engine=worker.engine, store=worker.store)
+    remove_ended(engine=worker.engine, store=worker.store)
     free_deleted_blobs(worker.engine, worker.store)
     with session_scope(worker.engine) as session:
         _forget_workers(session)

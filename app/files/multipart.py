@@ -1,4 +1,4 @@
-"""multipart/form-data with one streamed part `file`; every other part is a short text field.
+"""multipart/form-data with one streamed part, `file` by default; every other part is a short text field.
 
 Starlette's own form parser would spool the file without a limit and make us copy it (stack.md §3); the tokenising is
 python-multipart's.
@@ -23,7 +23,7 @@ FILE_PART = "file"
 class MultipartReader:
     """`feed` the body in chunks, then `finish`; afterwards `filename` and `fields` stand."""
 
-    def __init__(self, content_type: str, *, on_file_data: Callable[[bytes], None]) -> None:
+    def __init__(self, content_type: str, *, on_file_data: Callable[[bytes], None], file_part: str = FILE_PART) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
@@ -31,6 +31,7 @@ class MultipartReader:
         self.filename: str | None = None
         self.fields: dict[str, list[str]] = {}
         self._on_file_data = on_file_data
+        self._file_part = file_part
         self._has_file = False
         self._complete = False
         self._in_file = False
@@ -51,11 +52,12 @@ class MultipartReader:
             raise _malformed(str(error)) from error
 
     def finish(self) -> None:
-        """400 when the closing boundary never came, 422 without a part `file`."""
+        """400 when the closing boundary never came, 422 without the file's part."""
         if not self._complete:
             raise _malformed("it ends before its closing boundary (a truncated upload)")
         if not self._has_file:
-            raise ApiError(422, "missing_file", "The form has no part named `file`.", param=FILE_PART)
+            message = f"The form has no part named `{self._file_part}`."
+            raise ApiError(422, "missing_file", message, param=self._file_part)
 
     def _callbacks(self) -> "MultipartCallbacks":
         return {
@@ -89,14 +91,15 @@ class MultipartReader:
         if b"name" not in options:
             raise _malformed("a part has no name")
         self._name = _text(options[b"name"])
-        self._in_file = self._name == FILE_PART
+        self._in_file = self._name == self._file_part
         if self._in_file:
             if self._has_file:
-                raise ApiError(422, "invalid_request", "Send one file: `file` is there twice.", param=FILE_PART)
+                message = f"Send one file: `{self._file_part}` is there twice."
+                raise ApiError(422, "invalid_request", message, param=self._file_part)
             self._has_file = True
             self.filename = _text(options[b"filename"]) if b"filename" in options else None
         elif b"filename" in options:
-            message = f"Unknown file part {self._name!r}: the file goes into the part `file`."
+            message = f"Unknown file part {self._name!r}: the file goes into the part `{self._file_part}`."
             raise ApiError(422, "unknown_field", message, param=self._name)
         elif sum(map(len, self.fields.values())) >= MAX_FIELDS:
             raise ApiError(413, "too_large", f"The form has more than {MAX_FIELDS} fields.")

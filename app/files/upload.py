@@ -22,7 +22,7 @@ from fastapi import Request
 
 from app.errors import ApiError
 from app.files.fields import Fields
-from app.files.multipart import MultipartReader
+from app.files.multipart import FILE_PART, MultipartReader
 from app.settings import Settings
 from app.telemetry import body_too_large
 
@@ -75,8 +75,13 @@ class Sink:
 
 
 @contextlib.asynccontextmanager
-async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]:
-    """Reads the body to its end. 400 for a broken one, 413 over the limit, 415 for JSON, 507 when the disk is full."""
+async def receive(
+    request: Request, settings: Settings, *, file_part: str = FILE_PART, max_bytes: int | None = None
+) -> AsyncIterator[Upload]:
+    """Reads the body to its end. 400 for a broken one, 413 over the limit, 415 for JSON, 507 when the disk is full.
+
+    `max_bytes` of the file may lower the limit of the settings; `file_part` is its name in a form.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.endswith(("/json", "+json")):
         message = "A file is sent as multipart/form-data, or raw (text/csv, application/gzip, …); this is JSON."
@@ -84,11 +89,12 @@ async def receive(request: Request, settings: Settings) -> AsyncIterator[Upload]
     wanted = wanted_digests(request.headers)
     with tempfile.NamedTemporaryFile(dir=settings.tmp_dir, prefix=PART_PREFIX, suffix=".part") as out:
         hashers = {name: hashlib.new(name) for name in {"sha256", *wanted}}
-        sink = Sink(out=out.file, max_bytes=settings.max_upload_bytes, hashers=hashers)
+        limit = settings.max_upload_bytes if max_bytes is None else min(max_bytes, settings.max_upload_bytes)
+        sink = Sink(out=out.file, max_bytes=limit, hashers=hashers)
         query = {name: request.query_params.getlist(name) for name in request.query_params}
         try:
             if media_type == "multipart/form-data":
-                upload = await _receive_multipart(request, sink, wanted, query, Path(out.name))
+                upload = await _receive_multipart(request, sink, wanted, query, Path(out.name), file_part)
             else:
                 upload = await _receive_raw(request, sink, wanted, query, Path(out.name))
             await anyio.to_thread.run_sync(out.flush)
@@ -111,11 +117,11 @@ async def _receive_raw(request: Request, sink: Sink, wanted: Mapping[str, bytes]
 
 
 async def _receive_multipart(
-    request: Request, sink: Sink, wanted: Mapping[str, bytes], query: Fields, path: Path
+    request: Request, sink: Sink, wanted: Mapping[str, bytes], query: Fields, path: Path, file_part: str
 ) -> Upload:
-    """The part `file` goes to the sink. A digest in the request's header is one of the whole body."""
+    """The part named `file_part` goes to the sink. A digest in the request's header is one of the whole body."""
     whole = {name: hashlib.new(name) for name in wanted}
-    reader = MultipartReader(request.headers["content-type"], on_file_data=sink.add)
+    reader = MultipartReader(request.headers["content-type"], on_file_data=sink.add, file_part=file_part)
     async for chunk in request.stream():
         for hasher in whole.values():
             hasher.update(chunk)

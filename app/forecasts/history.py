@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from app.db import session_scope
 from app.errors import ApiError, Conflict, NotFound
 from app.files.parse import Parsed, parsed
-from app.files.repository import PROCESSED
+from app.files.repository import PROCESSED, UPLOADED
 from app.files.service import no_series
 from app.forecasts.parse import BodyHistory, check_num_series
 from app.registry.repository import Registry
@@ -112,7 +112,10 @@ class HistoryReader:
             raise no_series(file, param="file")
         if file.reading is None:
             raise Conflict(
-                "file_not_ready", f"{file_id} is {file.status}: forecast once it is processed.", param="file"
+                "file_not_ready",
+                f"{file_id} is {file.status}: forecast once it is processed.",
+                param="file",
+                retry_after=2 if file.status == UPLOADED else None,
             )
         return file.reading
 

@@ -1,9 +1,7 @@
 """`/v1/jobs`: submit, look, follow, stop."""
 
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
@@ -11,18 +9,19 @@ from sse_starlette.sse import EventSourceResponse
 
 from app.auth.dependencies import require
 from app.auth.keys import Principal
-from app.db import ReadSessionDep, SessionDep, session_scope
-from app.errors import ApiError, responses
+from app.db import ReadSessionDep, SessionDep
+from app.errors import responses
 from app.files.endpoints import FIELD_SCHEMAS
 from app.files.fields import file_spec
 from app.files.service import in_parse_slot
 from app.files.upload import Upload, receive
 from app.idempotency import Once, OnceDep
 from app.jobs import forms, history, service
-from app.jobs.measurements import DryRun, answer
-from app.jobs.schemas import CheckpointObject, JobCreate, JobEstimate, JobEventObject, JobObject
+from app.jobs.measurements import DryRun
+from app.jobs.schemas import CheckpointObject, JobEstimate, JobEventObject, JobObject
 from app.jobs.show import show
 from app.jobs.states import JobStatus
+from app.jobs.submit import Create, creating, json_body, measured, submit
 from app.paging import Page, PageDep
 from app.services import ServicesDep
 
@@ -61,27 +60,9 @@ async def create_job(request: Request, principal: JobsDep, services: ServicesDep
     if media_type == "multipart/form-data":
         async with receive(request, services.settings) as upload:
             made = await in_parse_slot(services, _from_form(upload, principal, services, once))
-        return made if isinstance(made, JSONResponse) else await _measured(services, made)
-    if media_type not in ("", "application/json"):
-        message = "A job is asked for as application/json, or as multipart/form-data with the file itself."
-        raise ApiError(415, "unsupported_media_type", message)
-    if request.scope["query_string"]:  # a `?dry_run=true` that is not heard would start the job
-        raise ApiError(422, "unknown_field", "A JSON request takes its fields from the body, not from the address.")
-    spec = forms.from_json(await request.body())
-    create = _from_json(spec, principal, services, once)
-    if service.given_roles(spec):  # the stored bytes may be parsed again
-        made = await in_parse_slot(services, create)
-    else:
-        made = await anyio.to_thread.run_sync(create)
-    return made if isinstance(made, JSONResponse) else await _measured(services, made)
-
-
-async def _measured(services: ServicesDep, dry_run: DryRun) -> JSONResponse:
-    return JSONResponse((await answer(services, dry_run)).model_dump(mode="json"))
-
-
-Create = Callable[[], JSONResponse | DryRun]
-"""Blocking. A dry run creates nothing, so that it needs no Idempotency-Key and leaves one unused."""
+        return await measured(services, made)
+    body = await json_body(request, otherwise=", or as multipart/form-data with the file itself")
+    return await submit(forms.from_json(body), principal, services, once)
 
 
 def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once: Once) -> Create:
@@ -96,35 +77,7 @@ def _from_form(upload: Upload, principal: Principal, services: ServicesDep, once
         return service.create_from_upload(session, services, principal, spec, upload, of_file)
 
     content = {"sha256": upload.sha256, "filename": of_file.filename, "fields": upload.fields}
-    return _creating(create, spec, services, once, content)
-
-
-def _from_json(spec: JobCreate, principal: Principal, services: ServicesDep, once: Once) -> Create:
-    def create(session: Session) -> JobObject | DryRun:
-        return service.create_from_file(session, services, principal, spec)
-
-    return _creating(create, spec, services, once, spec.model_dump(mode="json", exclude_unset=True))
-
-
-def _creating(
-    create: Callable[[Session], JobObject | DryRun],
-    spec: JobCreate,
-    services: ServicesDep,
-    once: Once,
-    content: Mapping[str, Any],
-) -> Create:
-    def dry() -> DryRun:
-        with session_scope(services.engine) as session:
-            made = create(session)
-        assert isinstance(made, DryRun), "a dry run makes no job"
-        return made
-
-    def job(session: Session) -> JobObject:
-        made = create(session)
-        assert isinstance(made, JobObject), "only a dry run makes none"
-        return made
-
-    return dry if spec.dry_run else lambda: once.run(content, job)
+    return creating(create, spec, services, once, content)
 
 
 @router.get("", responses=responses(), summary="Your jobs, newest first")

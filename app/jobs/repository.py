@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Select, and_, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Select,
+    Text,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.ids import EVENT, new_id, utc_now
@@ -109,12 +122,34 @@ class Jobs:
         condition = and_(Job.tenant_id == self.tenant_id, Job.status.in_(sorted(ACTIVE)))
         return self.session.scalar(select(func.count()).select_from(Job).where(condition)) or 0
 
-    def every(self, *, status: JobStatus | None = None, training_file: str | None = None) -> Select[Job]:
-        """The tenant's jobs that pass the filters, for `app.paging.list_rows`."""
+    def every(
+        self,
+        *,
+        status: JobStatus | None = None,
+        training_file: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Select[Job]:
+        """The tenant's jobs that pass the filters, for `app.paging.list_rows`.
+
+        `metadata` names pairs that all have to be there; an empty one asks for jobs that have none at all.
+        """
         query = self._mine()
         if status is not None:
             query = query.where(Job.status == status.value)
-        return query if training_file is None else query.where(Job.training_file == training_file)
+        if training_file is not None:
+            query = query.where(Job.training_file == training_file)
+        if metadata is None:
+            return query
+        if not metadata:
+            return query.where(or_(Job.user_metadata.is_(None), cast(Job.user_metadata, Text).in_(("{}", "null"))))
+        return query.where(*(self._has_pair(key, value) for key, value in metadata.items()))
+
+    def _has_pair(self, key: str, value: str) -> ColumnElement[bool]:
+        if self.session.get_bind().dialect.name == "postgresql":
+            stored: ColumnElement[str] = Job.user_metadata[key].as_string()
+            return stored == value
+        pairs = func.json_each(Job.user_metadata).table_valued("key", "value")  # a key is no path: it may hold quotes
+        return exists().select_from(pairs).where(pairs.c.key == key, pairs.c.value == value)
 
     def events(self, job_id: str) -> Select[JobEvent]:
         """The job's history, for `app.paging.list_rows`."""

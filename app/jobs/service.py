@@ -263,13 +263,19 @@ def get(session: Session, principal: Principal, job_id: str) -> Job:
 
 
 def list_jobs(
-    session: Session, principal: Principal, query: PageQuery, *, status: JobStatus | None, training_file: str | None
+    session: Session,
+    principal: Principal,
+    query: PageQuery,
+    *,
+    status: JobStatus | None = None,
+    training_file: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Page[JobObject]:
     """Newest first. A job that left the filtered state meanwhile may still be the place to go on from."""
     jobs = Jobs(session=session, tenant_id=principal.tenant_id)
     found = list_rows(
         session,
-        jobs.every(status=status, training_file=training_file),
+        jobs.every(status=status, training_file=training_file, metadata=metadata),
         query,
         keys=(Job.created_at, Job.id),
         id_column=Job.id,

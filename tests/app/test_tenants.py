@@ -27,18 +27,22 @@ from tests.app.tuned import Tuned, register
 
 SERIES = [{"target": [1.0, 2.0, 3.0]}]
 CSV = {"content": b"target\n1\n2\n3\n", "headers": {"content-type": "text/csv"}}
-LISTS = {"/v1/files", "/v1/jobs", "/v1/models", "/v1/keys"}
+LISTS = {"/v1/files", "/v1/jobs", "/v1/models", "/v1/keys", "/v1/fine_tuning/jobs"}
 WITHOUT_IDS = {
     *(("get", path) for path in ("/healthz", "/readyz", "/metrics", "/v1/usage", "/v1/backbones")),
     ("post", "/v1/files"),
+    ("post", "/v1/uploads"),
     ("post", "/v1/keys"),
 }
 """They take no id. A new route is walked, or a reason for leaving it out stands here."""
 IN_THE_BODY: Mapping[tuple[str, str], Callable[[str], list[dict[str, Any]]]] = {
-    ("post", "/v1/jobs"): lambda foreign: [
-        {"json": {"training_file": foreign, "prediction_length": 8}},
-        {"json": {"training_file": foreign, "prediction_length": 8, "dry_run": True}},
-    ],
+    **{
+        ("post", path): lambda foreign: [
+            {"json": {"training_file": foreign, "prediction_length": 8}},
+            {"json": {"training_file": foreign, "prediction_length": 8, "dry_run": True}},
+        ]
+        for path in ("/v1/jobs", "/v1/fine_tuning/jobs")
+    },
     ("post", "/v1/forecast"): lambda foreign: [
         {"json": {"model": foreign, "series": SERIES}},
         {"json": {"model": foreign}},
@@ -65,11 +69,20 @@ IN_THE_BODY: Mapping[tuple[str, str], Callable[[str], list[dict[str, Any]]]] = {
 }
 
 
+BESIDE_THE_PATH: Mapping[tuple[str, str], dict[str, Any]] = {
+    ("put", "/v1/models/{name}/aliases/{alias}"): {"json": {"version": 1}},
+    ("post", "/v1/uploads/{upload_id}/complete"): {"json": {"part_ids": ["part_0"]}},
+}
+"""Bodies without which a route would not look at its path."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ids:
     """One of each kind."""
 
     file: str
+    upload: str
+    part: str
     job: str
     event: str
     checkpoint: str
@@ -84,6 +97,8 @@ class Ids:
 
 NOBODYS = Ids(
     file="file-0",
+    upload="upload_0",
+    part="part_0",
     job="ftjob-0",
     event="ftevent-0",
     checkpoint="ftckpt_0",
@@ -106,8 +121,10 @@ def stranger(connect: Callable[[str | None], httpx.Client], new_key: Callable[..
 
 @pytest.fixture
 def theirs(services: Services, other_client: httpx.Client, tuned: Tuned, toy_backbone: str) -> Ids:
-    """Tenant `other` has a stored file, a running job with an event, a promoted model, and a key."""
+    """Tenant `other` has a stored file, another in parts, a running job with an event, a promoted model, and a key."""
     model = register(services.engine, services.store, tuned, tenant="other")
+    upload = other_client.post("/v1/uploads", json={"bytes": 2, "filename": "a.csv"}).json()["id"]
+    part = other_client.post(f"/v1/uploads/{upload}/parts", files={"data": b"1"}).json()["id"]
     with session_scope(services.engine) as session:
         tenant = tenant_named(session, "other").id
         file = factories.add_file(session, tenant)
@@ -123,7 +140,17 @@ def theirs(services: Services, other_client: httpx.Client, tuned: Tuned, toy_bac
         add_checkpoint(session, job, Checkpoint(metrics={"step": 1}, digest=tuned.digest, files=tuned.files))
         checkpoint = session.scalars(select(JobCheckpoint.id)).one()
         key = other_client.get("/v1/keys").json()["data"][0]["id"]
-        ids = Ids(file=file, job=job, event=event.id, checkpoint=checkpoint, model=model.name, version=version, key=key)
+        ids = Ids(
+            file=file,
+            upload=upload,
+            part=part,
+            job=job,
+            event=event.id,
+            checkpoint=checkpoint,
+            model=model.name,
+            version=version,
+            key=key,
+        )
     for key_of in (file_key, series_key):
         services.store.put_bytes(key_of(ids.file), b"x")
     return ids
@@ -164,7 +191,7 @@ def test_no_path_leads_to_another_tenant(
     for method, path in operations:
         if "{" not in path:
             continue
-        body: dict[str, Any] = {"json": {"version": 1}} if method == "put" else {}
+        body = BESIDE_THE_PATH.get((method, path), {})
         for route in (path, path.removeprefix("/v1")):
             for foreign, unknown in zip(theirs.spellings(), NOBODYS.spellings(), strict=True):
                 status, text = ask(stranger, method, route, foreign, **body)
@@ -179,6 +206,8 @@ def assert_untouched(owner: httpx.Client, ids: Ids) -> None:
     """The owner finds everything as it was: the same requests would have gone through with the right key."""
     assert owner.get(f"/v1/files/{ids.file}").status_code == 200
     assert owner.get(f"/v1/files/{ids.file}/content").content == b"x"
+    incomplete = owner.post(f"/v1/uploads/{ids.upload}/complete", json={"part_ids": [ids.part]})
+    assert incomplete.json()["error"]["code"] == "size_mismatch"
     job = owner.get(f"/v1/jobs/{ids.job}").json()
     assert (job["status"], job["pause_requested"]) == ("running", False)
     assert owner.get(f"/v1/jobs/{ids.job}/events").json()["data"][0]["id"] == ids.event

@@ -73,6 +73,19 @@ def test_the_curl_example_works(live: Live, folder: Path) -> None:
     assert "romoted: " in done.stderr
 
 
+def test_the_openai_client_s_example_is_that_of_its_page_and_works(live: Live, folder: Path) -> None:
+    page = ROOT / "docs" / "clients.md"
+    example = (ROOT / "examples" / "openai_client.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```" in page.read_text(encoding="utf-8")
+    (script,) = [block for block in blocks(page) if "openai_client.py" in block]
+    (done,) = execute([script], live, folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12
+    assert "1961-01-01" in lines[0]
+    assert "Job created and queued." in done.stderr
+
+
 def test_the_generated_example_is_what_its_script_makes() -> None:
     script = ROOT / "examples" / "make_hourly.py"
     made = subprocess.run([sys.executable, str(script)], capture_output=True, check=True, env=dict(os.environ))

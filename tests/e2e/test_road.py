@@ -11,9 +11,11 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from openai import OpenAI
 
 from tests.architecture.repo import ROOT
 from tests.data import data_path, data_root
@@ -317,3 +319,33 @@ def test_every_method_is_a_job_whose_download_forecasts_like_the_service(
     forecast = Forecaster.open(folder, digest=served["digest"]).predict(frame, 12)
     assert forecast.point[0].tolist() == pytest.approx(answer["forecasts"][0]["mean"], rel=1e-5)
     assert 0 < found["num_trainable_parameters"] == served["manifest"]["num_trainable_parameters"]
+
+
+def test_the_openai_client_walks_the_same_road(live: Live) -> None:
+    """A file in parts, a job in OpenAI's words, run by the real worker; its events, its files, a forecast."""
+    key = (live.home / "api_key").read_text().strip()
+    settings = {"n_epochs": 2, "learning_rate_multiplier": 3, "max_windows_per_epoch": 64}
+    with OpenAI(api_key=key, base_url=f"{live.url}/v1") as client:
+        upload = client.uploads.upload_file_chunked(
+            file=PASSENGERS, mime_type="text/csv", purpose="fine-tune", part_size=1_000
+        )
+        assert upload.file is not None
+        jobs = client.fine_tuning.jobs
+        job_id = jobs.create(
+            model="temper-tiny",
+            training_file=upload.file.id,
+            method={"type": "supervised", "supervised": {"hyperparameters": settings}},  # type: ignore[typeddict-item]
+            extra_body={"prediction_length": 12},
+        ).id
+        wait_for(lambda: jobs.retrieve(job_id).status in ("succeeded", "failed"))
+        found = jobs.retrieve(job_id)
+        assert found.status == "succeeded", found.error
+        shown = found.hyperparameters
+        assert (shown.n_epochs, shown.learning_rate_multiplier) == (2, 3.0)
+        events = list(jobs.list_events(job_id, limit=2))
+        assert events[0].data["status"] == "succeeded"  # type: ignore[index]  # JSON
+        assert (events[0].type, events[-1].message) == ("message", "Job created and queued.")
+        assert all(client.files.content(file_id).read() for file_id in found.result_files)
+        assert found.fine_tuned_model in {model.id for model in client.models.list()}
+        answer: Any = client.post("/forecast", cast_to=object, body={"model": f"{found.fine_tuned_model}@1"})
+    assert len(answer["forecasts"][0]["mean"]) == 12

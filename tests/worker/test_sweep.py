@@ -16,8 +16,8 @@ from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.states import JobStatus
 from app.queue import READ_FILE, RUN_JOB, FakeQueue
 from app.registry.register import register_version
-from app.storage import blob_key
-from app.tables import File, Job
+from app.storage import blob_key, part_key
+from app.tables import ChunkedUpload, File, Job
 from app.tables import Worker as WorkerRow
 from tests.app.jobs.factories import TENANT, job_of
 from tests.worker.conftest import MakeJob
@@ -123,6 +123,20 @@ class TestLeftovers:
         monkeypatch.setattr(sweep, "utc_now", lambda: later)
         sweep.clean(worker)
         assert stored() == [of_version, of_checkpoint]
+
+    def test_uploads_whose_hour_is_over_go_with_their_parts(self, worker: Worker, file_id: str, engine: Engine) -> None:
+        now = utc_now()
+        values = {"tenant_id": TENANT, "filename": "a.csv", "purpose": "fine-tune", "bytes": 1, "options": {}}
+        hours = {"upload_over": now, "upload_pending": now + timedelta(hours=1)}
+        with session_scope(engine) as session:
+            for upload_id, end in hours.items():
+                session.add(ChunkedUpload(id=upload_id, status="pending", created_at=now, expires_at=end, **values))
+                worker.store.put_bytes(part_key(upload_id, "part_0"), b"x")
+        sweep.clean(worker)
+        with session_scope(engine, read_only=True) as session:
+            found = {row.id: row.status for row in session.scalars(select(ChunkedUpload))}
+        assert found == {"upload_over": "expired", "upload_pending": "pending"}
+        assert worker.store.list("uploads") == [part_key("upload_pending", "part_0")]
 
 
 def test_a_worker_signs_and_old_signatures_are_forgotten(worker: Worker, engine: Engine) -> None:
