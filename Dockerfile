@@ -25,7 +25,7 @@ FROM python:${PYTHON_VERSION}-slim AS base
 RUN useradd --create-home --uid 10001 temper && install -d -o temper -g temper -m 700 /var/lib/temper
 COPY --from=build /opt/temper /opt/temper
 ENV PATH=/opt/temper/bin:$PATH PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE TEMPER_HOME=/var/lib/temper
-# As tsfm/allocator.py has it for a service.
+# As app/allocator.py has it for a service.
 ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456
 USER temper
 WORKDIR /var/lib/temper

@@ -1,4 +1,4 @@
-"""What is gained where a process keeps the memory it frees (`tsfm.allocator`)?
+"""What is gained where a process keeps the memory it frees (`app.allocator`)?
 
     python benchmarks/allocator.py
 
@@ -20,7 +20,8 @@ import torch
 from backbones import Subject, forecasts, gradients, milliseconds, prepared, stepper
 from common import MIB, Row, median, peak_rss_bytes, plain_environment, run
 
-from tsfm import allocator, catalog
+from app import allocator
+from tsfm import catalog
 
 BATCHES = {"temper-tiny": 32, "chronos-bolt-tiny": 32, "units-x128": 32, "moirai-2-small": 32, "timer-v1-forecast": 8}
 SERVED = 64

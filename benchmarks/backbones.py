@@ -9,16 +9,15 @@ forecasts, for what a step needs, for training steps, for the peak of memory of 
 is `predict` of one pass after 512 steps (where the network has one fixed context, that), a training step loss,
 backward, clipping and AdamW in float32. Ours and the authors' network (`references.py`) take turns in one process,
 round by round; a ratio is the median over the rounds. While they train, their process keeps what they free
-(`keep_memory`). Batches of training are 32 or the largest power of two that fits the memory and the time given; the
-table says which. What would take more than most of the free memory fails in its own process, before the machine is
-short of it: a reference that does so is left out of that time. Where two networks do not fit together to train, they
-train one after the other ("apart"). The extra "parity" has to be installed for references other than Chronos: without
-it their cells stay open, and a later run measures them again.
+(`app.allocator.RUN`). Batches of training are 32 or the largest power of two that fits the memory and the time
+given; the table says which. What would take more than most of the free memory fails in its own process, before the
+machine is short of it: a reference that does so is left out of that time. Where two networks do not fit together to
+train, they train one after the other ("apart"). The extra "parity" has to be installed for references other than
+Chronos: without it their cells stay open, and a later run measures them again.
 """
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import importlib.util
 import json
@@ -40,6 +39,7 @@ from backbones_table import markdown, ratios
 from common import MIB, RESULTS, Row, append, facts, median, peak_rss_bytes, run
 from references import AbsentReference, Loss, Reference, reference
 
+from app import allocator
 from tsfm import catalog, methods
 from tsfm.backbones import implementation
 from tsfm.backbones.base import Backbone, Batch
@@ -59,9 +59,9 @@ SHARE_OF_MEMORY = 0.7
 """Of what is free, for a training step of several windows."""
 MOST_OF_MEMORY = 0.85
 """Of what is free, for anything, a training step of one window too: the allocation that would go beyond raises."""
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of malloc.h."""
+TRAINING = ("steps", "steps_beside", "reference_step")
+"""Parts whose process keeps what it frees, as a run does. Where it is given back while two networks take turns, every
+page is made anew for the one whose turn it is: up to 3 s of a step of 8 s, most for whoever has larger tensors."""
 
 
 def main() -> None:
@@ -162,7 +162,8 @@ def in_process(part: str, name: str, options: argparse.Namespace, *, batch: int)
     asked = ("size", "rounds", "seconds", "step_seconds", "threads")
     settings = {**{option: getattr(options, option) for option in asked}, "batch": batch}
     words = [sys.executable, __file__, "--part", part, name, json.dumps(settings)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **(allocator.RUN if part in TRAINING else {})}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{part} of {name} failed:\n{done.stderr[-4_000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -245,27 +246,12 @@ def all_steps_of(spec: BackboneSpec, options: argparse.Namespace, *, beside: boo
     importlib.import_module("torch._dynamo")  # every optimizer imports it: not on the clock of whoever comes first
     subject = Subject.of(spec, options.size)
     theirs = reference(spec.implementation, subject.config, horizon=subject.horizon) if beside else None
-    keep_memory()
     steps = {}
     for name in STEPS:
         if name in spec.methods:
             gc.collect()
             steps[name] = {"batch": options.batch, **steps_of(name, subject, theirs, options)}
     return steps
-
-
-def keep_memory() -> None:
-    """From here on what is freed stays with this process (`mallopt` of glibc).
-
-    A step frees gradients and temporaries, a gigabyte at 200 million parameters. The next one has that memory at hand;
-    where two networks take turns, glibc has handed it back to the system by then, and every page is made anew. On a
-    virtual machine this took up to 3 s of a step of 8 s, most of it from whoever has the larger tensors. A process that
-    trains one network alone, as Temper's does, pays 0.2 to 0.3 s.
-    """
-    libc = ctypes.CDLL(None)
-    for parameter, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0)):
-        if not libc.mallopt(parameter, value):
-            raise SystemExit("mallopt was refused")
 
 
 def forecasts(
@@ -311,7 +297,6 @@ def reference_step_of(spec: BackboneSpec, options: argparse.Namespace) -> dict[s
     theirs = reference(spec.implementation, subject.config, horizon=subject.horizon)
     assert theirs is not None, "there was one when ours was measured"
     assert theirs.loss is not None, "what has no loss is not trained"
-    keep_memory()
     return in_turns(reference_stepper(theirs, theirs.loss, subject.batch(options.batch)), None, options)
 
 

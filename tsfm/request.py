@@ -6,6 +6,7 @@ API echoes, the job row stores and `tsfm.finetune.run` executes. A resolved mapp
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast, get_args, get_origin
@@ -20,6 +21,8 @@ from tsfm.spec import Scoring
 
 MAX_BUDGET_SECONDS = 7 * 24 * 3600.0
 MAX_SEED = 2**32 - 1
+MAX_WHOLE = 2**53
+"""Of any whole number: what a float still tells apart."""
 AUTO = catalog.AUTO
 _INTERNAL = ("seed", "checkpoint_every_seconds", "checkpoint_every_steps")
 HYPERPARAMETERS: tuple[str, ...] = tuple(
@@ -162,15 +165,17 @@ def _option(key: str, value: Any, option: "dataclasses.Field[Any]", param: str) 
     if get_origin(option.type) is Literal:
         choices = get_args(option.type)
         if value not in choices or isinstance(value, bool):
-            raise ConfigError(f"{key} must be one of {', '.join(map(repr, choices))}, not {value!r}.", param=param)
+            raise ConfigError(
+                f"{key} must be one of {', '.join(map(repr, choices))}, not {reprlib.repr(value)}.", param=param
+            )
         return value
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise ConfigError(f"{key} must be true or false, not {value!r}.", param=param)
+            raise ConfigError(f"{key} must be true or false, not {reprlib.repr(value)}.", param=param)
         return value
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
-            raise ConfigError(f"{key} must be a list of names, not {value!r}.", param=param)
+            raise ConfigError(f"{key} must be a list of names, not {reprlib.repr(value)}.", param=param)
         return tuple(value)
     if isinstance(default, int):
         return _integer(value, param, low=0, high=MAX_SEED)
@@ -203,7 +208,7 @@ def landscape_config(value: Any) -> configs.LandscapeConfig | None:
     if isinstance(value, bool):
         return configs.LandscapeConfig() if value else None
     if not isinstance(value, Mapping):
-        raise ConfigError(f"landscape must be true, false or an object, not {value!r}.", param="landscape")
+        raise ConfigError(f"landscape must be true, false or an object, not {reprlib.repr(value)}.", param="landscape")
     fields = [f.name for f in dataclasses.fields(configs.LandscapeConfig)]
     for key, given in value.items():
         param = f"landscape.{key}"
@@ -423,7 +428,7 @@ def _check_hyperparameters(values: Mapping[str, Any]) -> None:
         param = f"hyperparameters.{name}"
         if name in _FLAGS:
             if not isinstance(value, bool):
-                raise ConfigError(f"{name} must be true or false, not {value!r}.", param=param)
+                raise ConfigError(f"{name} must be true or false, not {reprlib.repr(value)}.", param=param)
         else:
             _train_value(name, _integer(value, param) if name in _INTEGERS else _number(value, param))
 
@@ -460,26 +465,30 @@ def _resolved_hyperparameters(
 
 def _mapping(value: Any, param: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{param} must be an object, not {value!r}.", param=param)
+        raise ConfigError(f"{param} must be an object, not {reprlib.repr(value)}.", param=param)
     return value
 
 
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{param} must be a name, not {value!r}.", param=param)
+        raise ConfigError(f"{param} must be a name, not {reprlib.repr(value)}.", param=param)
     return value
 
 
 def _number(value: Any, param: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{param} must be a finite number, not {value!r}.", param=param)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = _integer(value, param)
+    elif not isinstance(value, float) or not math.isfinite(value):
+        raise ConfigError(f"{param} must be a finite number, not {reprlib.repr(value)}.", param=param)
     return float(value)
 
 
 def _integer(value: Any, param: str, *, low: int | None = None, high: int | None = None, of: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{param} must be a whole number, not {value!r}.", param=param)
+        raise ConfigError(f"{param} must be a whole number, not {reprlib.repr(value)}.", param=param)
     if (low is not None and value < low) or (high is not None and value > high):
         whose = f" for {of}" if of else ""
-        raise ConfigError(f"{param} must be between {low} and {high}{whose}, not {value}.", param=param)
+        raise ConfigError(f"{param} must be between {low} and {high}{whose}, not {reprlib.repr(value)}.", param=param)
+    if abs(value) > MAX_WHOLE:
+        raise ConfigError(f"{param} must be at most {MAX_WHOLE:,}, not {reprlib.repr(value)}.", param=param)
     return value

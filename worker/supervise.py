@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app import allocator
 from app.db import session_scope
 from app.files.results import ResultFile
 from app.jobs import leases
@@ -33,7 +34,6 @@ from app.registry.verdicts import verdict_number
 from app.settings import Settings
 from app.storage import Store
 from app.tables import File, Job
-from tsfm import allocator
 from worker.process import RunProcess
 from worker.protocol import VERDICT_NUMBER, Assignment, Order
 from worker.runs import RunFolder

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
+from app import allocator
 from app.broker import Broker, BrokerUnavailable, socket_path, start_broker
 from app.cli.client import CommandError
 from app.cli.options import ADDRESS_FILE, KEY_FILE
 from app.cli.supervisor import POLL_SECONDS, Child, Supervisor
 from app.settings import Settings
-from tsfm import allocator
 
 READY_SECONDS = 120.0
 MAX_EARLY_FAILURES = 2

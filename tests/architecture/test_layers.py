@@ -13,8 +13,8 @@ ENGINE = "app.forecasts.engine"
 """The one module of the gateway that may load torch, on first use."""
 HEAVY = ("torch", "peft", "transformers")
 SERVICE_ONLY = ("fastapi", "starlette", "celery", "kombu", "sqlalchemy", "alembic", "pydantic_settings", "uvicorn")
-CLI_MAY_USE = ("app.cli", "app.settings", "app.broker", "app.db", "app.auth")
-"""The command talks HTTP; `serve` alone prepares a home: settings, broker, schema, first key."""
+CLI_MAY_USE = ("app.cli", "app.settings", "app.broker", "app.db", "app.auth", "app.allocator")
+"""The command talks HTTP; `serve` alone prepares a home and its processes: settings, broker, schema, first key."""
 SHELF = "app.cli.shelf"
 """`temper backbones pull|add|show` look at the weights folder of this machine, with or without a service."""
 

@@ -235,7 +235,6 @@ def test_backbones_are_measured_beside_a_reference_and_once(
     monkeypatch.setattr(backbones, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr(backbones, "reference", itself)
     monkeypatch.setattr(backbones, "in_process", here)
-    monkeypatch.setattr(backbones, "keep_memory", lambda: None)  # that is for the life of a process
     asked = options(
         backbones=["units-x32"],
         size="tiny",

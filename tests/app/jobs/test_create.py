@@ -22,6 +22,8 @@ from tests.app.jobs.factories import add_job
 from tsfm import catalog
 
 HOURS = 400
+HUGE = "huge"
+"""Stands where a long number is put into a JSON text."""
 CSV = "timestamp,load\n" + "".join(
     f"2026-01-{1 + i // 24:02d}T{i % 24:02d}:00:00,{(i % 24) + 0.1 * (i % 7)}\n" for i in range(HOURS)
 )
@@ -216,6 +218,33 @@ class TestJson:
     def test_refusals(self, client: httpx.Client, body: dict[str, Any], status: int, code: str) -> None:
         answer = client.post("/v1/jobs", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"hyperparameters": {"learning_rate": HUGE}},
+            {"hyperparameters": {"batch_size": HUGE}},
+            {"hyperparameters": {"max_windows_per_epoch": HUGE}},
+            {"method": {"type": "sff", "alpha": HUGE}},
+            {"method": {"type": "lora", "rank": HUGE}},
+            {"seed": HUGE},
+            {"context_length": HUGE},
+            {"prediction_length": HUGE},
+            {"budget": {"seconds": HUGE}},
+            {"gate": {"min_gain": HUGE}},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("digits", [400, 4_000, 5_000])
+    def test_a_number_beyond_any_float_is_refused(
+        self, client: httpx.Client, asked: dict[str, Any], digits: int
+    ) -> None:
+        """Python prints whole numbers of 4,300 digits at most, and reads no more."""
+        body = json.dumps({"training_file": upload(client).json()["id"], "prediction_length": 12, **asked})
+        text = body.replace(f'"{HUGE}"', "9" * digits)
+        answer = client.post("/v1/jobs", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+        assert len(answer.json()["error"]["message"]) < 1_000
 
     def test_malformed_json_is_400_and_another_type_415(self, client: httpx.Client) -> None:
         headers = {"content-type": "application/json"}
