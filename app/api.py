@@ -1,6 +1,7 @@
 """Every route of the service. To add a router: one line in `_NATIVE` (module path, attribute).
 
-Native routers are mounted under `/v1` and once more without a prefix, there out of the OpenAPI schema.
+Native routers are mounted under `/v1` and once more without a prefix, there out of the OpenAPI schema. Faces, whose
+contract is somebody else's client, are out of it, too.
 """
 
 from importlib import import_module
@@ -21,6 +22,7 @@ _NATIVE: tuple[str, ...] = (
     "app.anomalies.endpoints",
     "app.imputations.endpoints",
 )
+_FACES: tuple[str, ...] = ("app.faces.nixtla.endpoints",)
 
 
 def include_routers(app: FastAPI) -> None:
@@ -29,3 +31,6 @@ def include_routers(app: FastAPI) -> None:
         router: APIRouter = import_module(module).router
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
+    for module in _FACES:
+        for router in import_module(module).routers():
+            app.include_router(router, include_in_schema=False)

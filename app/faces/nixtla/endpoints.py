@@ -1,0 +1,104 @@
+"""The routes of the official `nixtla` client, at the root and under `/v2`. Their contract is that client, so that they
+stand in docs/clients.md and not in the OpenAPI schema. `GET /usage` is the native route.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from app.auth.dependencies import require
+from app.auth.keys import Principal
+from app.db import ReadSessionDep
+from app.errors import ApiError
+from app.faces.nixtla import forecast
+from app.faces.nixtla.names import THEIRS, model_params
+from app.faces.nixtla.repository import Tunings
+from app.faces.nixtla.schemas import MAX_FREQ_CHARS, ModelParamsIn
+from app.faces.nixtla.transport import DirectFaceRoute, FaceRoute, read_wire
+from app.forecasts.answering import Parse, Result, answered
+from app.forecasts.ran import Gone
+from app.forecasts.service import ForecastService
+from app.registry.names import MAX_NAME_CHARS
+from app.registry.show import catalogue_models
+
+router = APIRouter(tags=["nixtla"], route_class=FaceRoute)
+asking = APIRouter(tags=["nixtla"], route_class=DirectFaceRoute)
+"""Questions to a model, which read their own bodies."""
+KeyDep = Annotated[Principal, require(None)]
+ModelsDep = Annotated[Principal, require("models")]
+VALID = "This API key is valid. Forecasting! :)"
+"""Clients up to 0.6.4 look for the last two words."""
+NOT_OFFERED = (
+    "Not offered here: simulate, explain, execute_step, and the …/async and …/jobs routes of the others (call them "
+    "without async; tuning in the background is POST /v1/jobs)."
+)
+Asked = TypeVar("Asked")
+Found = TypeVar("Found", bound=Result)
+Ask = Callable[[Request, ForecastService, Principal, Asked, Gone], Awaitable[Found]]
+
+
+@router.get("/validate_api_key")
+def validate_api_key(_: KeyDep) -> dict[str, str]:
+    return {"detail": VALID}
+
+
+@router.post("/validate_token")
+def validate_token(_: KeyDep) -> dict[str, str]:
+    """Of clients up to 0.6.4."""
+    return {"message": "success", "detail": VALID}
+
+
+@router.get("/model_params")
+async def get_model_params(
+    request: Request,
+    principal: KeyDep,
+    model: Annotated[str, Query(min_length=1, max_length=MAX_NAME_CHARS)],
+    freq: Annotated[str, Query(min_length=1, max_length=MAX_FREQ_CHARS)],
+) -> dict[str, Any]:
+    return {"detail": await model_params(request, principal, ModelParamsIn(model=model, freq=freq))}
+
+
+@router.post("/model_params")
+async def post_model_params(request: Request, principal: KeyDep) -> dict[str, Any]:
+    """Of clients up to 0.6.4."""
+    asked = read_wire(ModelParamsIn, request, await request.body())
+    return {"detail": await model_params(request, principal, asked)}
+
+
+@router.get("/v2/models")
+def list_models(principal: ModelsDep, session: ReadSessionDep) -> dict[str, Any]:
+    """The client's own names, then backbones and rivals that forecast, then the tenant's tuned models."""
+    return {"models": [{"name": name} for name in _names(principal, session)]}
+
+
+def _names(principal: Principal, session: Session) -> list[str]:
+    built_in = [model.id for model in catalogue_models() if "forecast" in model.tasks]
+    tuned = Tunings(session=session, tenant_id=principal.tenant_id).newest()
+    return [*THEIRS, *built_in, *dict.fromkeys(one.model.name for one in tuned)]
+
+
+async def _answered(
+    request: Request, parse: Parse[Asked], ask: Ask[Asked, Found], to_json: Callable[[Found], bytes]
+) -> Response:
+    return await answered(request, parse=parse, ask=partial(ask, request), to_json=to_json)
+
+
+@asking.post("/v2/forecast")
+async def post_forecast(request: Request) -> Response:
+    return await _answered(request, forecast.parse, forecast.ask, forecast.to_json)
+
+
+async def not_offered(request: Request) -> Response:
+    raise ApiError(404, "not_found", f"There is no route {request.method} {request.url.path}. {NOT_OFFERED}")
+
+
+everything_else = APIRouter(route_class=DirectFaceRoute)
+everything_else.add_api_route("/v2/{path:path}", not_offered, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+
+
+def routers() -> tuple[APIRouter, ...]:
+    """In the order in which they are matched."""
+    return asking, router, everything_else
