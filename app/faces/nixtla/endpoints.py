@@ -13,7 +13,7 @@ from app.auth.dependencies import require
 from app.auth.keys import Principal
 from app.db import ReadSessionDep
 from app.errors import ApiError
-from app.faces.nixtla import forecast
+from app.faces.nixtla import anomalies, cross_validation, forecast
 from app.faces.nixtla.names import THEIRS, model_params
 from app.faces.nixtla.repository import Tunings
 from app.faces.nixtla.schemas import MAX_FREQ_CHARS, ModelParamsIn
@@ -89,6 +89,27 @@ async def _answered(
 @asking.post("/v2/forecast")
 async def post_forecast(request: Request) -> Response:
     return await _answered(request, forecast.parse, forecast.ask, forecast.to_json)
+
+
+@asking.post("/v2/historic_forecast")
+async def post_historic_forecast(request: Request) -> Response:
+    """Of clients up to 0.7.1; later ones ask `/v2/cross_validation`."""
+    return await _answered(request, cross_validation.parse_history, cross_validation.ask, cross_validation.to_json)
+
+
+@asking.post("/v2/cross_validation")
+async def post_cross_validation(request: Request) -> Response:
+    return await _answered(request, cross_validation.parse, cross_validation.ask, cross_validation.to_json)
+
+
+@asking.post("/v2/anomaly_detection")
+async def post_anomaly_detection(request: Request) -> Response:
+    return await _answered(request, anomalies.parse, anomalies.ask, anomalies.to_json)
+
+
+@asking.post("/v2/online_anomaly_detection")
+async def post_online_anomaly_detection(request: Request) -> Response:
+    return await _answered(request, anomalies.parse_online, anomalies.ask, anomalies.to_json)
 
 
 async def not_offered(request: Request) -> Response:

@@ -34,6 +34,12 @@ def frame(*many: Any, freq: str = "h") -> Any:
     return pd.concat(parts, ignore_index=True)
 
 
+def spiked() -> list[float]:
+    found = wire.values(400)
+    found[380] = 60.0
+    return found
+
+
 class TestTransport:
     def test_a_key_is_known_or_not(self, gateway: Gateway, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.validate_api_key() is True
@@ -114,3 +120,62 @@ class TestForecast:
     def test_steps_of_tuning_name_the_mend(self, client: Any) -> None:
         with pytest.raises(nixtla.nixtla_client.ApiError, match=r"call finetune\(\) first"):
             client.forecast(frame(), h=3, freq="h", finetune_steps=5)
+
+
+class TestCrossValidation:
+    def test_cutoffs_and_forecasts(self, gateway: Gateway, client: Any) -> None:
+        found = client.cross_validation(frame(), h=6, freq="h", n_windows=3, step_size=4, level=[80], model="toy")
+        assert len(found) == 3 * 3 * 6
+        last = found[(found["unique_id"] == "b1") & (found["ds"] == pd.Timestamp("2026-01-07T05:00:00"))].iloc[-1]
+        assert last["cutoff"] == pd.Timestamp("2026-01-06T23:00:00")
+        assert last["y"] == pytest.approx(MANY[1][149])
+        newest = found[(found["unique_id"] == "b1") & (found["cutoff"] == last["cutoff"])]
+        (same,) = wire.native(gateway, "toy", [MANY[1][:144]], prediction_length=6, levels=[80])
+        np.testing.assert_allclose(newest["TimeGPT"], same["mean"], rtol=1e-4)
+        np.testing.assert_allclose(newest["TimeGPT-hi-80"], same["intervals"]["80"]["hi"], rtol=1e-4)
+
+    def test_quantiles_and_partitions(self, client: Any) -> None:
+        """Two: of three or more the client of 0.7.2 itself lays out the rows wrongly (its offsets do not add up)."""
+        whole = client.cross_validation(frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="toy")
+        split = client.cross_validation(
+            frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="toy", num_partitions=2
+        )
+        pd.testing.assert_frame_equal(whole, split, rtol=1e-5)
+        assert {"TimeGPT-q-10", "TimeGPT-q-90"} <= set(whole)
+
+    def test_history_comes_before_the_forecast(self, client: Any) -> None:
+        found = client.forecast(frame(), h=6, freq="h", add_history=True, model="toy")
+        assert (found.groupby("unique_id").size() > 6 + 12).all()
+        assert not found["TimeGPT"].isna().any()
+        assert found[found["unique_id"] == "b0"]["ds"].is_monotonic_increasing
+
+    def test_a_series_too_short_says_have_and_need(self, client: Any) -> None:
+        with pytest.raises(nixtla.nixtla_client.ApiError, match="The shortest series has 10 points"):
+            client.cross_validation(frame(MANY[0], [1.0] * 10), h=6, freq="h", n_windows=3)
+
+
+class TestAnomalies:
+    def test_a_spike_in_history(self, client: Any) -> None:
+        found = client.detect_anomalies(frame(spiked(), MANY[0]), freq="h", level=99)
+        spike = found[found["y"] > 50]
+        assert len(spike) == 1
+        assert bool(spike["anomaly"].iloc[0]) is True
+        assert spike["TimeGPT-hi-99"].iloc[0] < 50
+        assert found["anomaly"].mean() < 0.05
+
+    def test_the_newest_points(self, client: Any) -> None:
+        found = client.detect_anomalies_online(
+            frame(spiked(), MANY[0]), freq="h", h=12, detection_size=48, level=99, threshold_method="univariate"
+        )
+        assert len(found) == 96
+        assert found.loc[found["y"] > 50, "anomaly"].tolist() == [True]
+        assert found.loc[found["y"] > 50, "anomaly_score"].item() > 1.0
+
+    def test_series_as_one_system(self, client: Any) -> None:
+        together = frame(spiked(), wire.values(400, seed=1), wire.values(400, seed=2))
+        found = client.detect_anomalies_online(
+            together, freq="h", h=12, detection_size=48, level=99, threshold_method="multivariate"
+        )
+        moment = found[found["ds"] == pd.Timestamp("2026-01-16T20:00:00")]
+        assert moment["anomaly"].tolist() == [True] * 3
+        assert moment["accumulated_anomaly_score"].nunique() == 1

@@ -15,8 +15,16 @@ from tests.app.forecasts.conftest import Gateway, gateway
 from tests.app.tasks import with_scopes
 
 __all__ = ["gateway"]
-ROUTES = ["/v2/forecast"]
+ROUTES = [
+    "/v2/forecast",
+    "/v2/historic_forecast",
+    "/v2/cross_validation",
+    "/v2/anomaly_detection",
+    "/v2/online_anomaly_detection",
+]
 READS = ["/validate_api_key", "/usage", "/model_params?model=timegpt-1&freq=h", "/v2/models"]
+EVERY_FIELD = {**wire.forecast(wire.values(60), model="toy"), "n_windows": 2, "step_size": 6, "detection_size": 6}
+"""With the level of a forecast, or of scores where that is what is changed."""
 
 
 @pytest.fixture
@@ -106,14 +114,18 @@ class TestBodies:
 
     @given(
         body=st.recursive(
-            st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=5),
+            st.none()
+            | st.booleans()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.integers()
+            | st.text(max_size=5),
             lambda inner: (
                 st.lists(inner, max_size=3)
                 | st.dictionaries(st.sampled_from([*wire.forecast(), "y", "sizes"]), inner, max_size=8)
             ),
             max_leaves=20,
         ),
-        changed=st.sampled_from(sorted(wire.forecast())),
+        changed=st.sampled_from(sorted(EVERY_FIELD)),
     )
     @settings(
         max_examples=60,
@@ -124,7 +136,7 @@ class TestBodies:
     )
     def test_nothing_that_can_be_sent_breaks_it(self, gateway: Gateway, body: object, changed: str) -> None:
         for path in ROUTES:
-            for sent in (body, {**wire.forecast(wire.values(60)), changed: body}):
+            for sent in (body, {**EVERY_FIELD, changed: body}):
                 answer = gateway.clients["local"].post(path, json=sent)
                 assert answer.status_code < 500, (path, sent, answer.text)
                 assert "data" not in answer.json()
