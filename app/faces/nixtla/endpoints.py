@@ -11,23 +11,28 @@ from sqlalchemy.orm import Session
 
 from app.auth.dependencies import require
 from app.auth.keys import Principal
-from app.db import ReadSessionDep
+from app.db import ReadSessionDep, SessionDep
 from app.errors import ApiError
-from app.faces.nixtla import anomalies, cross_validation, forecast
+from app.faces.nixtla import anomalies, cross_validation, finetune, finetuned, forecast
 from app.faces.nixtla.names import THEIRS, model_params
 from app.faces.nixtla.repository import Tunings
-from app.faces.nixtla.schemas import MAX_FREQ_CHARS, ModelParamsIn
+from app.faces.nixtla.schemas import MAX_FREQ_CHARS, FinetuneIn, ModelParamsIn
+from app.faces.nixtla.series import client_version
 from app.faces.nixtla.transport import DirectFaceRoute, FaceRoute, read_wire
+from app.files.service import in_parse_slot
 from app.forecasts.answering import Parse, Result, answered
 from app.forecasts.ran import Gone
 from app.forecasts.service import ForecastService
+from app.registry.endpoints import RegistryDep, delete_model
 from app.registry.names import MAX_NAME_CHARS
 from app.registry.show import catalogue_models
+from app.services import ServicesDep
 
 router = APIRouter(tags=["nixtla"], route_class=FaceRoute)
 asking = APIRouter(tags=["nixtla"], route_class=DirectFaceRoute)
 """Questions to a model, which read their own bodies."""
 KeyDep = Annotated[Principal, require(None)]
+JobsDep = Annotated[Principal, require("jobs")]
 ModelsDep = Annotated[Principal, require("models")]
 VALID = "This API key is valid. Forecasting! :)"
 """Clients up to 0.6.4 look for the last two words."""
@@ -78,6 +83,42 @@ def _names(principal: Principal, session: Session) -> list[str]:
     built_in = [model.id for model in catalogue_models() if "forecast" in model.tasks]
     tuned = Tunings(session=session, tenant_id=principal.tenant_id).newest()
     return [*THEIRS, *built_in, *dict.fromkeys(one.model.name for one in tuned)]
+
+
+@router.post("/v2/finetune")
+async def post_finetune(request: Request, principal: JobsDep, services: ServicesDep) -> Response:
+    body = await request.body()
+
+    def submitted() -> str:
+        sent = read_wire(FinetuneIn, request, body)
+        frame = finetune.frame_of(request, sent, max_series=services.settings.max_series)
+        return finetune.submit(services, principal, sent, frame)
+
+    return await finetune.answer(request, services, principal, await in_parse_slot(services, submitted))
+
+
+@router.get("/v2/finetuned_models")
+def list_finetuned_models(request: Request, principal: ModelsDep, session: ReadSessionDep) -> dict[str, Any]:
+    return finetuned.listed(session, principal, names_itself=bool(client_version(request)))
+
+
+@router.get("/v2/finetuned_models/{model_id}")
+def get_finetuned_model(
+    model_id: str, request: Request, principal: ModelsDep, session: ReadSessionDep
+) -> dict[str, Any]:
+    found = finetuned.found(session, principal, model_id)
+    return finetuned.shown(found, principal, names_itself=bool(client_version(request)))
+
+
+@router.delete("/v2/finetuned_models/{model_id}")
+def delete_finetuned_model(
+    model_id: str, principal: ModelsDep, session: SessionDep, services: ServicesDep, registry: RegistryDep
+) -> Response:
+    """204 is what the client takes for success."""
+    tuning = finetuned.found(session, principal, model_id)
+    finetuned.check_alone(session, principal, tuning)
+    delete_model(tuning.model.name, principal, session, services, registry)
+    return Response(status_code=204)
 
 
 async def _answered(

@@ -75,10 +75,6 @@ class Tunings:
         jobs = self._asked(OUTPUT_ID, output_model_id)
         return next((job for job in jobs if job.id != but and self._stands(job)), None)
 
-    def status(self, job_id: str) -> JobStatus:
-        query = select(Job.status).where(Job.id == job_id, Job.tenant_id == self.tenant_id)
-        return JobStatus(self.session.execute(query).scalar_one())
-
     def _stands(self, job: Job) -> bool:
         status = JobStatus(job.status)
         return status not in TERMINAL or (status is JobStatus.SUCCEEDED and self.of_job(job.id) is not None)

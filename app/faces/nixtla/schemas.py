@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import ApiError
 from app.forecasts.schemas import MAX_INDEX
+from app.ids import VERSION
 from app.registry.names import MAX_NAME_CHARS
 
 MAX_FREQ_CHARS = 64
@@ -153,6 +154,9 @@ class FinetuneIn(WireModel):
     def refuse_unknown(self) -> None:
         super().refuse_unknown()
         self.series.refuse_unknown()
+        if (self.output_model_id or "").startswith(VERSION):
+            message = f"Ids that begin with {VERSION!r} are the service's own: choose another."
+            raise ApiError(422, "invalid_request", message, param="output_model_id")
         if self.finetune_loss != "default":
             raise unsupported("finetune_loss", "Each backbone is tuned with the loss it was made with: 'default'.")
         if self.finetuned_model_id is not None:

@@ -26,6 +26,8 @@ _WIRE_PARAMS = {
     "num_windows": "n_windows",
     "stride": "step_size",
     "timezone": "series.start_datetime",
+    "hyperparameters.max_epochs": "finetune_steps",
+    "method": "finetune_depth",
 }
 """The service's field → what the client calls it."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.app.faces.nixtla import wire
+from tests.app.faces.nixtla.working import working
 from tests.app.forecasts.conftest import Gateway, gateway
 
 pd = pytest.importorskip("pandas", reason="the nixtla client reads frames of pandas")
@@ -179,3 +180,35 @@ class TestAnomalies:
         moment = found[found["ds"] == pd.Timestamp("2026-01-16T20:00:00")]
         assert moment["anomaly"].tolist() == [True] * 3
         assert moment["accumulated_anomaly_score"].nunique() == 1
+
+
+class TestFinetune:
+    def test_the_whole_road(self, gateway: Gateway, client: Any) -> None:
+        """Tune, look, ask, delete."""
+        with working(gateway):
+            model_id = client.finetune(
+                frame(), freq="h", finetune_steps=3, output_model_id="my_load", model="timegpt-1"
+            )
+        assert model_id == "my_load"
+        (listed,) = [one for one in client.finetuned_models() if one.id == model_id]
+        assert (listed.steps, listed.depth, listed.freq, listed.created_by) == (3, 1, "h", "local")
+        assert client.finetuned_model(model_id).model_dump() == listed.model_dump()
+        assert client.finetuned_models(as_df=True)["id"].iloc[0] == model_id
+        found = client.forecast(frame(), h=6, freq="h", finetuned_model_id=model_id, level=[95])
+        same = wire.native(gateway, listed.version_id, MANY, prediction_length=6, levels=[95])
+        np.testing.assert_allclose(found["TimeGPT"], wire.flat(same, "mean"), rtol=1e-5)
+        np.testing.assert_allclose(found["TimeGPT-lo-95"], wire.flat(same, "intervals", "95", "lo"), rtol=1e-5)
+        windows = client.cross_validation(frame(), h=6, freq="h", n_windows=2, finetuned_model_id=model_id)
+        assert len(windows) == 36
+        with pytest.raises(nixtla.nixtla_client.ApiError) as caught:
+            client.finetune(frame(MANY[0]), freq="h", output_model_id=model_id)
+        assert (caught.value.status_code, caught.value.body["error"]["code"]) == (422, "model_id_taken")
+        assert client.delete_finetuned_model(model_id) is True
+        assert client.delete_finetuned_model(model_id) is False
+        with pytest.raises(nixtla.nixtla_client.ApiError) as caught:
+            client.finetuned_model(model_id)
+        assert caught.value.status_code == 404
+
+    def test_a_series_too_short_says_have_and_need(self, client: Any) -> None:
+        with pytest.raises(nixtla.nixtla_client.ApiError, match="The longest series has 30 points"):
+            client.finetune(frame(wire.values(30)), freq="h")
