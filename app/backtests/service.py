@@ -205,7 +205,7 @@ class BacktestService:
         self, target: Target, plan: Plan, wanted: tuple[float, ...], gone: Gone
     ) -> AsyncIterator[tuple[int, int, Numbers]]:
         """The forecasts of the windows [begin, end), chunk by chunk; `CallerGone` between two of them."""
-        keep = history_kept(target.source, plan.frame.freq) + plan.prediction_length
+        keep = history_seen(target.source, plan.frame.freq) + MAX_ORIGINS + plan.prediction_length
         for begin in range(0, len(plan), CHUNK_WINDOWS):
             if await gone():
                 raise CallerGone
@@ -214,10 +214,9 @@ class BacktestService:
             yield begin, end, await self._forecasts.numbers(target.source, frame, plan.prediction_length, wanted)
 
 
-def history_kept(source: Source, freq: str) -> int:
-    """Points of history that any part of the source looks at, its routes and (but for one horizon) rolling origins
-    included."""
+def history_seen(source: Source, freq: str) -> int:
+    """Points of history that any part of the source looks at, its routes included, but for rolling origins."""
     context = RIVAL_CONTEXT if source.kind is SourceKind.RIVAL else catalog.backbone(source.name).context_length
     seasons = SEASONS * max(frequencies.parse(freq).periods)
     periods = SEASONS * (source.period or 1)
-    return max(context, source.context_length or 0, seasons, periods) + MAX_ORIGINS
+    return max(context, source.context_length or 0, seasons, periods)

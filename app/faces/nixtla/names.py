@@ -1,10 +1,12 @@
 """What the client's `model` and `finetuned_model_id` mean here."""
 
+import math
+
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import Principal
-from app.backtests.service import history_kept
+from app.backtests.service import history_seen
 from app.db import session_scope
 from app.errors import NotFound
 from app.faces.nixtla.repository import Tunings
@@ -55,5 +57,8 @@ async def model_params(request: Request, principal: Principal, asked: ModelParam
     source, horizon = target.source, target.prediction_length or usual_horizon(freq)
     if source.kind is SourceKind.ZERO_SHOT:  # no season is looked for: a backbone sees its context
         spec = catalog.backbone(source.name)
-        return {"input_size": spec.context_length + MAX_ORIGINS, "horizon": min(horizon, spec.prediction_length)}
-    return {"input_size": history_kept(source, freq), "horizon": horizon}
+        seen, horizon = spec.context_length, min(horizon, spec.prediction_length)
+    else:
+        seen = history_seen(source, freq)
+    # With levels the client sends three times as much, and it is then that rolling origins may be needed.
+    return {"input_size": max(seen, math.ceil((seen + MAX_ORIGINS) / 3)), "horizon": horizon}

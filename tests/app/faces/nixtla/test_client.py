@@ -59,16 +59,16 @@ class TestTransport:
         """Above 1 MiB of JSON the client sends zstd."""
         long = frame(*[wire.values(120_000, seed=i) for i in range(2)])
         with pytest.raises(nixtla.nixtla_client.ApiError) as caught:  # steps of tuning keep the client from cutting
-            client.forecast(long, h=4, freq="h", model="naive", finetune_steps=1)
+            client.forecast(long, h=4, freq="h", model="timegpt-naive", finetune_steps=1)
         assert caught.value.body["error"]["param"] == "finetune_steps", "it was read"
-        split = client.forecast(frame(*MANY), h=4, freq="h", model="naive", num_partitions=3)
+        split = client.forecast(frame(*MANY), h=4, freq="h", model="timegpt-naive", num_partitions=3)
         assert len(split) == 12
         assert split["TimeGPT"].tolist()[::4] == pytest.approx([one[-1] for one in MANY])
 
 
 class TestForecast:
     def test_the_frame_holds_the_native_forecast(self, gateway: Gateway, client: Any) -> None:
-        found = client.forecast(frame(), h=6, freq="h", level=[80], model="toy")
+        found = client.forecast(frame(), h=6, freq="h", level=[80], model="timegpt-toy")
         same = wire.native(gateway, "toy", MANY, prediction_length=6, levels=[80])
         assert list(found) == ["unique_id", "ds", "TimeGPT", "TimeGPT-hi-80", "TimeGPT-lo-80"]
         np.testing.assert_allclose(found["TimeGPT"], wire.flat(same, "mean"), rtol=1e-5)
@@ -81,7 +81,7 @@ class TestForecast:
         np.testing.assert_allclose(found["TimeGPT"], wire.flat(same, "mean"), rtol=1e-5)
 
     def test_quantiles_go_as_levels(self, gateway: Gateway, client: Any) -> None:
-        found = client.forecast(frame(), h=6, freq="h", quantiles=[0.1, 0.5, 0.9], model="toy")
+        found = client.forecast(frame(), h=6, freq="h", quantiles=[0.1, 0.5, 0.9], model="timegpt-toy")
         same = wire.native(gateway, "toy", MANY, prediction_length=6, quantile_levels=[0.1, 0.5, 0.9])
         for percent, label in ((10, "0.1"), (50, "0.5"), (90, "0.9")):
             np.testing.assert_allclose(found[f"TimeGPT-q-{percent}"], wire.flat(same, "quantiles", label), rtol=1e-5)
@@ -95,16 +95,16 @@ class TestForecast:
 
     @pytest.mark.parametrize("freq", ["D", "W-MON", "MS", "ME", "QS-OCT", "YS-JAN", "15min", "B"])
     def test_frequencies(self, client: Any, freq: str) -> None:
-        found = client.forecast(frame(wire.values(60), freq=freq), h=3, freq=freq, model="seasonal_naive")
+        found = client.forecast(frame(wire.values(60), freq=freq), h=3, freq=freq, model="timegpt-seasonal_naive")
         assert len(found) == 3
 
     def test_an_inferred_frequency_and_a_single_series(self, client: Any) -> None:
         alone = frame(wire.values(60)).drop(columns="unique_id")
-        assert list(client.forecast(alone, h=2, model="naive")) == ["ds", "TimeGPT"]
+        assert list(client.forecast(alone, h=2, model="timegpt-naive")) == ["ds", "TimeGPT"]
 
     def test_integer_times(self, client: Any) -> None:
         numbered = pd.DataFrame({"unique_id": "a", "ds": np.arange(60), "y": wire.values(60)})
-        assert client.forecast(numbered, h=2, freq=1, model="naive")["ds"].tolist() == [60, 61]
+        assert client.forecast(numbered, h=2, freq=1, model="timegpt-naive")["ds"].tolist() == [60, 61]
 
     def test_features_are_refused_with_the_reason(self, client: Any) -> None:
         with_feature = frame().assign(price=1.0)
@@ -125,7 +125,9 @@ class TestForecast:
 
 class TestCrossValidation:
     def test_cutoffs_and_forecasts(self, gateway: Gateway, client: Any) -> None:
-        found = client.cross_validation(frame(), h=6, freq="h", n_windows=3, step_size=4, level=[80], model="toy")
+        found = client.cross_validation(
+            frame(), h=6, freq="h", n_windows=3, step_size=4, level=[80], model="timegpt-toy"
+        )
         assert len(found) == 3 * 3 * 6
         last = found[(found["unique_id"] == "b1") & (found["ds"] == pd.Timestamp("2026-01-07T05:00:00"))].iloc[-1]
         assert last["cutoff"] == pd.Timestamp("2026-01-06T23:00:00")
@@ -137,15 +139,15 @@ class TestCrossValidation:
 
     def test_quantiles_and_partitions(self, client: Any) -> None:
         """Two: of three or more the client of 0.7.2 itself lays out the rows wrongly (its offsets do not add up)."""
-        whole = client.cross_validation(frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="toy")
+        whole = client.cross_validation(frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="timegpt-toy")
         split = client.cross_validation(
-            frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="toy", num_partitions=2
+            frame(), h=6, freq="h", n_windows=2, quantiles=[0.1, 0.9], model="timegpt-toy", num_partitions=2
         )
         pd.testing.assert_frame_equal(whole, split, rtol=1e-5)
         assert {"TimeGPT-q-10", "TimeGPT-q-90"} <= set(whole)
 
     def test_history_comes_before_the_forecast(self, client: Any) -> None:
-        found = client.forecast(frame(), h=6, freq="h", add_history=True, model="toy")
+        found = client.forecast(frame(), h=6, freq="h", add_history=True, model="timegpt-toy")
         assert (found.groupby("unique_id").size() > 6 + 12).all()
         assert not found["TimeGPT"].isna().any()
         assert found[found["unique_id"] == "b0"]["ds"].is_monotonic_increasing
