@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from app.auth.dependencies import require
@@ -23,10 +24,12 @@ from app.files.service import in_parse_slot
 from app.forecasts.answering import Parse, Result, answered
 from app.forecasts.ran import Gone
 from app.forecasts.service import ForecastService
+from app.jobs import service as jobs
+from app.jobs.states import TERMINAL, JobStatus
 from app.registry.endpoints import RegistryDep, delete_model
 from app.registry.names import MAX_NAME_CHARS
 from app.registry.show import catalogue_models
-from app.services import ServicesDep
+from app.services import Services, ServicesDep
 
 router = APIRouter(tags=["nixtla"], route_class=FaceRoute)
 asking = APIRouter(tags=["nixtla"], route_class=DirectFaceRoute)
@@ -37,8 +40,8 @@ ModelsDep = Annotated[Principal, require("models")]
 VALID = "This API key is valid. Forecasting! :)"
 """Clients up to 0.6.4 look for the last two words."""
 NOT_OFFERED = (
-    "Not offered here: simulate, explain, execute_step, and the …/async and …/jobs routes of the others (call them "
-    "without async; tuning in the background is POST /v1/jobs)."
+    "Not offered here: simulate, explain, execute_step, and asynchronous jobs of anything but finetune (call the "
+    "others without async)."
 )
 Asked = TypeVar("Asked")
 Found = TypeVar("Found", bound=Result)
@@ -81,12 +84,11 @@ def list_models(principal: ModelsDep, session: ReadSessionDep) -> dict[str, Any]
 
 def _names(principal: Principal, session: Session) -> list[str]:
     built_in = [model.id for model in catalogue_models() if "forecast" in model.tasks]
-    tuned = Tunings(session=session, tenant_id=principal.tenant_id).newest()
-    return [*THEIRS, *built_in, *dict.fromkeys(one.model.name for one in tuned)]
+    return [*THEIRS, *built_in, *Tunings(session=session, tenant_id=principal.tenant_id).names()]
 
 
-@router.post("/v2/finetune")
-async def post_finetune(request: Request, principal: JobsDep, services: ServicesDep) -> Response:
+async def _submitted(request: Request, principal: Principal, services: Services) -> str:
+    """The id of the job that the call is."""
     body = await request.body()
 
     def submitted() -> str:
@@ -94,7 +96,30 @@ async def post_finetune(request: Request, principal: JobsDep, services: Services
         frame = finetune.frame_of(request, sent, max_series=services.settings.max_series)
         return finetune.submit(services, principal, sent, frame)
 
-    return await finetune.answer(request, services, principal, await in_parse_slot(services, submitted))
+    return await in_parse_slot(services, submitted)
+
+
+@router.post("/v2/finetune")
+async def post_finetune(request: Request, principal: JobsDep, services: ServicesDep) -> Response:
+    return await finetune.answer(request, services, principal, await _submitted(request, principal, services))
+
+
+@router.post("/v2/finetune/async", status_code=202)
+async def submit_finetune(request: Request, principal: JobsDep, services: ServicesDep) -> dict[str, str]:
+    return {"job_id": await _submitted(request, principal, services)}
+
+
+@router.get("/v2/finetune/jobs/{job_id}")
+def get_finetune_job(job_id: str, principal: JobsDep, session: ReadSessionDep) -> dict[str, Any]:
+    return finetune.state(session, principal, job_id)
+
+
+@router.post("/v2/async/jobs/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, principal: JobsDep, session: SessionDep) -> Response:
+    """409 is what the client takes for nothing to cancel; it does not repeat this call."""
+    if JobStatus(jobs.get(session, principal, job_id).status) in TERMINAL:
+        return JSONResponse({"detail": f"{job_id} has ended."}, 409)
+    return JSONResponse({"status": jobs.cancel(session, principal, job_id).status}, 202)
 
 
 @router.get("/v2/finetuned_models")

@@ -36,9 +36,10 @@ from app.forecasts.respond import cells, written
 from app.ids import utc_now
 from app.jobs import service as jobs
 from app.jobs.estimate import estimate
-from app.jobs.schemas import JobCreate, JobObject
+from app.jobs.schemas import Budget, JobCreate, JobObject
 from app.jobs.states import TERMINAL, JobStatus
 from app.services import Services
+from app.tables import Job
 from tsfm import catalog
 from tsfm.request import resolve
 from tsfm.series import freq as frequencies
@@ -62,6 +63,8 @@ SPACE_SECONDS = 5.0
 POLL_SECONDS = 0.5
 REPEAT_SECONDS = 600.0
 """The client repeats a call for six minutes: by then the job of the first may have ended."""
+_STATES = {JobStatus.QUEUED: "pending", JobStatus.PAUSED: "pending", JobStatus.CANCELLING: "running"}
+"""Of ours that are not the client's, its word."""
 _COLUMNS = ("item_id", "timestamp", "target")
 
 
@@ -121,6 +124,7 @@ def job_spec(services: Services, sent: FinetuneIn, frame: SeriesFrame, *, finger
         model=model,
         method=METHODS[sent.finetune_depth],
         suffix=sent.output_model_id,
+        budget=None if sent.job_options is None else Budget(seconds=sent.job_options.timeout_seconds),
         metadata={
             FINGERPRINT: fingerprint,
             STEPS: str(sent.finetune_steps),
@@ -239,21 +243,35 @@ def _outcome(services: Services, principal: Principal, job_id: str) -> Mapping[s
     """The answer once the job has succeeded, None until it has ended; raises why it did not succeed."""
     with session_scope(services.engine, read_only=True) as session:
         job = jobs.get(session, principal, job_id)
-        status = JobStatus(job.status)
-        if status not in TERMINAL:
-            return None
-        if status is not JobStatus.SUCCEEDED:
-            error = job.error or {"code": "job_state", "message": f"The job was {status}."}
-            raise ApiError(422, error["code"], f"{job_id}: {error['message']}", param=error.get("param"))
-        found = Tunings(session=session, tenant_id=principal.tenant_id).of_job(job_id)
-        if found is None:
-            raise NotFound("model", job.fine_tuned_model or job_id)
-        verdict = found.version.verdict or {}
-        return {
-            "finetuned_model_id": found.id,
-            "job_id": job_id,
-            "served_model": found.model.name,
-            "version": found.version.version,
-            "promoted": verdict.get("promoted"),
-            "reason": verdict.get("reason"),
-        }
+        return _result(session, principal, job) if JobStatus(job.status) in TERMINAL else None
+
+
+def _result(session: Session, principal: Principal, job: Job) -> dict[str, Any]:
+    """Of a job that has ended; raises why it did not succeed."""
+    if JobStatus(job.status) is not JobStatus.SUCCEEDED:
+        error = job.error or {"code": "job_state", "message": f"The job was {job.status}."}
+        raise ApiError(422, error["code"], f"{job.id}: {error['message']}", param=error.get("param"))
+    found = Tunings(session=session, tenant_id=principal.tenant_id).of_job(job.id)
+    if found is None:
+        raise NotFound("model", job.fine_tuned_model or job.id)
+    verdict = found.version.verdict or {}
+    return {
+        "finetuned_model_id": found.id,
+        "job_id": job.id,
+        "served_model": found.model.name,
+        "version": found.version.version,
+        "promoted": verdict.get("promoted"),
+        "reason": verdict.get("reason"),
+    }
+
+
+def state(session: Session, principal: Principal, job_id: str) -> dict[str, Any]:
+    """What a client that does not wait polls; 404 for none of this tenant's jobs."""
+    job = jobs.get(session, principal, job_id)
+    status, result, error = _STATES.get(JobStatus(job.status), job.status), None, None
+    if JobStatus(job.status) in TERMINAL:
+        try:
+            result = _result(session, principal, job)
+        except ApiError as failure:  # of a job that succeeded: its model was deleted since
+            status, error = ("failed" if status == "succeeded" else status), face_error_body(failure)["error"]
+    return {"status": status, "result": result, "error": error}

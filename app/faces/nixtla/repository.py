@@ -43,6 +43,12 @@ class Tunings:
         query = self._living().order_by(ModelVersion.created_at.desc(), ModelVersion.id).limit(MAX_LISTED)
         return list(self._found(query))
 
+    def names(self) -> list[str]:
+        """Of living models, as many, newest first."""
+        mine = (Model.tenant_id == self.tenant_id, Model.deleted_at.is_(None))
+        query = select(Model.name).where(*mine).order_by(Model.created_at.desc(), Model.id).limit(MAX_LISTED)
+        return list(self.session.scalars(query))
+
     def find(self, model_id: str) -> Tuning | None:
         """By a version's short id, or by the id that a finetune call chose."""
         by_version = next(self._found(self._living().where(ModelVersion.id == model_id)), None)

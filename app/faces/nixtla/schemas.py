@@ -141,6 +141,10 @@ class OnlineAnomalyIn(TunedAskIn):
             )
 
 
+class JobOptions(WireModel):
+    timeout_seconds: Count
+
+
 class FinetuneIn(WireModel):
     series: SeriesIn
     model: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
@@ -150,10 +154,14 @@ class FinetuneIn(WireModel):
     finetune_loss: Loss = "default"
     output_model_id: ModelId | None = None
     finetuned_model_id: ModelId | None = None
+    job_options: JobOptions | None = None
+    """Of a call that is not waited for: how long training may take."""
 
     def refuse_unknown(self) -> None:
         super().refuse_unknown()
         self.series.refuse_unknown()
+        if self.job_options is not None:
+            self.job_options.refuse_unknown()
         if (self.output_model_id or "").startswith(VERSION):
             message = f"Ids that begin with {VERSION!r} are the service's own: choose another."
             raise ApiError(422, "invalid_request", message, param="output_model_id")

@@ -1,4 +1,4 @@
-"""`series` and `freq` as the client sends them → a frame, and how long a history and a horizon go with a frequency."""
+"""`series` and `freq` as the client sends them → a frame, and what horizon goes with a frequency."""
 
 import re
 from dataclasses import dataclass

@@ -214,3 +214,16 @@ class TestFinetune:
     def test_a_series_too_short_says_have_and_need(self, client: Any) -> None:
         with pytest.raises(nixtla.nixtla_client.ApiError, match="The longest series has 30 points"):
             client.finetune(frame(wire.values(30)), freq="h")
+
+    def test_in_the_background(self, gateway: Gateway, client: Any) -> None:
+        if not hasattr(client, "jobs"):
+            pytest.skip("clients have jobs from 0.9.0 on")
+        with working(gateway):
+            model_id = client.jobs.finetune(frame(), freq="h", finetune_steps=2).wait(poll_timeout=120)
+        assert model_id in {one.id for one in client.finetuned_models()}
+        assert model_id not in client.list_models()
+        assert "timegpt-1" in client.list_models()
+        other = client.jobs.finetune(frame(), freq="h", finetune_steps=3)
+        assert other.status == "pending"
+        other.cancel()
+        assert other.status == "cancelled"

@@ -279,6 +279,57 @@ class TestRepeats:
             assert again.suffix == "load_1", "it is free again"
 
 
+class TestInTheBackground:
+    """From 0.9.0 on."""
+
+    def submit(self, gateway: Gateway, **more: Any) -> Job:
+        answer = wire.post(gateway, f"{PATH}/async", asked(**more))
+        assert answer.status_code == 202, answer.text
+        return next(job for job in jobs(gateway) if job.id == answer.json()["job_id"])
+
+    def look(self, gateway: Gateway, job: Job) -> dict[str, Any]:
+        answer = gateway.clients["local"].get(f"{PATH}/jobs/{job.id}")
+        assert answer.status_code == 200, "the client takes nothing else"
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def test_states_are_the_client_s(self, gateway: Gateway, tuned: Tuned) -> None:
+        job = self.submit(gateway, finetune_steps=20)
+        assert self.look(gateway, job) == {"status": "pending", "result": None, "error": None}
+        with session_scope(gateway.engine) as session:
+            transition(session, job.id, JobStatus.RUNNING, message="Run started.")
+        assert self.look(gateway, job)["status"] == "running"
+        succeed(gateway, job, tuned)
+        done = self.look(gateway, job)
+        assert done["status"] == "succeeded"
+        model_id = done["result"]["finetuned_model_id"]
+        wire.ok(gateway, "/v2/forecast", wire.forecast(finetuned_model_id=model_id))
+        gateway.clients["local"].delete(f"{MODELS}/{model_id}")
+        assert self.look(gateway, job)["status"] == "failed", "there is nothing to hand out any more"
+
+    def test_a_failure_says_why(self, gateway: Gateway) -> None:
+        job = self.submit(gateway, finetune_steps=21)
+        fail(gateway, job)
+        failed = self.look(gateway, job)
+        assert (failed["status"], failed["result"], failed["error"]["code"]) == ("failed", None, "non_finite")
+
+    def test_one_is_cancelled_once(self, gateway: Gateway) -> None:
+        job = self.submit(gateway, finetune_steps=22)
+        path = f"/v2/async/jobs/{job.id}/cancel"
+        assert gateway.clients["other"].post(path).status_code == 404
+        assert gateway.clients["local"].post(path).status_code == 202
+        assert self.look(gateway, job)["status"] == "cancelled"
+        assert gateway.clients["local"].post(path).status_code == 409
+
+    def test_its_time_is_the_job_s_budget(self, gateway: Gateway) -> None:
+        job = self.submit(gateway, finetune_steps=23, job_options={"timeout_seconds": 60})
+        assert job.resolved["budget_seconds"] == 60
+
+    def test_another_s_is_not_there(self, gateway: Gateway) -> None:
+        job = self.submit(gateway, finetune_steps=24)
+        assert gateway.clients["other"].get(f"{PATH}/jobs/{job.id}").status_code == 404
+
+
 class TestModels:
     @pytest.fixture
     def named(self, gateway: Gateway, tuned: Tuned) -> Iterator[Callable[..., dict[str, Any]]]:

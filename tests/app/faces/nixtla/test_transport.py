@@ -22,6 +22,7 @@ ROUTES = [
     "/v2/anomaly_detection",
     "/v2/online_anomaly_detection",
     "/v2/finetune",
+    "/v2/finetune/async",
 ]
 READS = [
     "/validate_api_key",
@@ -30,6 +31,7 @@ READS = [
     "/v2/models",
     "/v2/finetuned_models",
     "/v2/finetuned_models/mine",
+    "/v2/finetune/jobs/ftjob-a",
 ]
 EVERY_FIELD = {**wire.forecast(wire.values(60), model="toy"), "n_windows": 2, "step_size": 6, "detection_size": 6}
 """With the level of a forecast, or of scores where that is what is changed."""
