@@ -11,10 +11,10 @@ from app.auth.keys import Principal
 from app.backtests.service import BacktestService, WindowForecasts
 from app.faces.nixtla.forecast import asked_of, intervals_of, levels_of, served
 from app.faces.nixtla.names import served_name
-from app.faces.nixtla.schemas import CrossValidationIn, HistoryIn, Level
+from app.faces.nixtla.schemas import CrossValidationIn, HistoryIn
 from app.faces.nixtla.series import Clock, usual_horizon
 from app.faces.nixtla.transport import read_wire
-from app.forecasts.parse import ForecastRequest
+from app.forecasts.parse import Ask, ForecastRequest
 from app.forecasts.ran import Gone
 from app.forecasts.respond import narrow
 from app.forecasts.service import ForecastService
@@ -44,58 +44,39 @@ class WindowsFound:
 def parse(request: Request, body: bytes, *, max_series: int) -> WindowsAsked:
     sent = read_wire(CrossValidationIn, request, body)
     if sent.full_history:
-        return _whole_history(request, sent, sent.level, max_series=max_series)
-    step_size = sent.step_size or sent.h
-    _check_sizes(sent.series.sizes, h=sent.h, n_windows=sent.n_windows, step_size=step_size)
-    return _asked(
-        request,
-        sent,
-        sent.level,
-        h=sent.h,
-        num_windows=sent.n_windows,
-        stride=step_size,
-        max_series=max_series,
-    )
+        return _whole_history(request, sent, max_series=max_series)
+    stride = sent.step_size or sent.h
+    _check_sizes(sent.series.sizes, h=sent.h, n_windows=sent.n_windows, step_size=stride)
+    clock, asked = asked_of(request, sent, max_series=max_series)
+    return _asked(sent, clock, asked, h=sent.h, num_windows=sent.n_windows, stride=stride)
 
 
 def parse_history(request: Request, body: bytes, *, max_series: int) -> WindowsAsked:
-    sent = read_wire(HistoryIn, request, body)
-    return _whole_history(request, sent, sent.level, max_series=max_series)
+    return _whole_history(request, read_wire(HistoryIn, request, body), max_series=max_series)
 
 
-def _whole_history(
-    request: Request, sent: CrossValidationIn | HistoryIn, level: Sequence[Level] | None, *, max_series: int
-) -> WindowsAsked:
+def _whole_history(request: Request, sent: CrossValidationIn | HistoryIn, *, max_series: int) -> WindowsAsked:
     """Windows side by side from each series' end backwards, as many as fit in it and in one request.
 
     A series with no room for one has no rows; where none has any, the windows are shorter.
     """
-    clock, _ = asked_of(request, sent, max_series=max_series)
+    clock, asked = asked_of(request, sent, max_series=max_series)
     h = max(min(usual_horizon(clock.freq), max(sent.series.sizes) - MIN_HISTORY), 1)
-    most = max(max_series // len(sent.series.sizes), 1)
-    return _asked(request, sent, level, h=h, num_windows=most, stride=h, max_series=max_series)
+    return _asked(sent, clock, asked, h=h, num_windows=max(max_series // len(sent.series.sizes), 1), stride=h)
 
 
 def _asked(
-    request: Request,
-    sent: CrossValidationIn | HistoryIn,
-    level: Sequence[Level] | None,
-    *,
-    h: int,
-    num_windows: int,
-    stride: int,
-    max_series: int,
+    sent: CrossValidationIn | HistoryIn, clock: Clock, asked: Ask, *, h: int, num_windows: int, stride: int
 ) -> WindowsAsked:
-    clock, ask = asked_of(request, sent, max_series=max_series)
     return WindowsAsked(
         sent=sent,
         clock=clock,
         request=ForecastRequest(
-            model=ask.model,
-            history=ask.history,
+            model=asked.model,
+            history=asked.history,
             item_ids=None,
             prediction_length=h,
-            levels=levels_of(level),
+            levels=levels_of(sent.level),
         ),
         num_windows=num_windows,
         stride=stride,

@@ -65,8 +65,12 @@ class Tunings:
         return list(self._found(self._living().where(Model.id == model.id)))
 
     def lock(self) -> None:
-        """Until the transaction ends no other finetune call of the tenant looks (on SQLite every writer waits)."""
-        self.session.execute(select(Tenant.id).where(Tenant.id == self.tenant_id).with_for_update())
+        """Until the transaction ends no other finetune call of the tenant looks (on SQLite every writer waits).
+
+        `key_share`: the jobs that both have written refer to the tenant, and would else keep each other from its row.
+        """
+        mine = select(Tenant.id).where(Tenant.id == self.tenant_id)
+        self.session.execute(mine.with_for_update(key_share=True))
 
     def repeated(self, fingerprint: str, *, since: datetime, but: str | None = None) -> Job | None:
         """The job of the same request: under way, or succeeded `since`."""

@@ -24,8 +24,8 @@ ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,36}$")]
 class WireModel(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
-    def refuse_unknown(self) -> None:
-        """422 for an unknown field that asks for something."""
+    def check(self) -> None:
+        """422 for an unknown field that asks for something, and for what no service here does."""
         for name, value in (self.model_extra or {}).items():
             if value:
                 raise ApiError(
@@ -61,9 +61,9 @@ class AskIn(WireModel):
     multivariate: bool = False
     model_parameters: dict[str, Any] | None = None
 
-    def refuse_unknown(self) -> None:
-        super().refuse_unknown()
-        self.series.refuse_unknown()
+    def check(self) -> None:
+        super().check()
+        self.series.check()
         if self.multivariate:
             raise unsupported("multivariate", "The models here look at one series at a time: set multivariate=False.")
         if self.model_parameters:
@@ -78,8 +78,8 @@ class TunedAskIn(AskIn):
     finetune_loss: Loss = "default"
     """Depth and loss say how to tune: nothing where no step is asked."""
 
-    def refuse_unknown(self) -> None:
-        super().refuse_unknown()
+    def check(self) -> None:
+        super().check()
         if self.finetune_steps:
             raise unsupported(
                 "finetune_steps",
@@ -88,23 +88,21 @@ class TunedAskIn(AskIn):
             )
 
 
-class ForecastIn(TunedAskIn):
-    h: Count
+class HistoryIn(TunedAskIn):
+    """`/v2/historic_forecast`, of clients up to 0.7.1."""
+
     level: list[Level] | None = None
     feature_contributions: bool = False
     feature_contributions_type: str | None = None
 
-    def refuse_unknown(self) -> None:
-        super().refuse_unknown()
+    def check(self) -> None:
+        super().check()
         if self.feature_contributions:
             raise unsupported("feature_contributions", "No model here uses features, so none has a contribution.")
 
 
-class HistoryIn(TunedAskIn):
-    """`/v2/historic_forecast`, of clients up to 0.7.1: what a forecast has but for `h`."""
-
-    level: list[Level] | None = None
-    feature_contributions: bool = False
+class ForecastIn(HistoryIn):
+    h: Count
 
 
 class CrossValidationIn(TunedAskIn):
@@ -133,8 +131,8 @@ class OnlineAnomalyIn(TunedAskIn):
     hist_exog: list[int] | None = None
     refit: bool = False
 
-    def refuse_unknown(self) -> None:
-        super().refuse_unknown()
+    def check(self) -> None:
+        super().check()
         if self.step_size not in (None, self.h):
             raise unsupported(
                 "step_size", f"Points are scored in blocks of h, one after the other: leave step_size out or {self.h}."
@@ -157,11 +155,11 @@ class FinetuneIn(WireModel):
     job_options: JobOptions | None = None
     """Of a call that is not waited for: how long training may take."""
 
-    def refuse_unknown(self) -> None:
-        super().refuse_unknown()
-        self.series.refuse_unknown()
+    def check(self) -> None:
+        super().check()
+        self.series.check()
         if self.job_options is not None:
-            self.job_options.refuse_unknown()
+            self.job_options.check()
         if (self.output_model_id or "").startswith(VERSION):
             message = f"Ids that begin with {VERSION!r} are the service's own: choose another."
             raise ApiError(422, "invalid_request", message, param="output_model_id")

@@ -36,6 +36,8 @@ class Clock:
 
     freq: str
     """Our alias; `INTEGER_INDEX` where no season is known."""
+    keeps_times: bool = True
+    """Whether times that are sent lie on this grid; else they begin at `NOMINAL_START`."""
     notes: tuple[str, ...] = ()
 
 
@@ -53,9 +55,10 @@ def clock_of(freq: str, *, client_version: tuple[int, ...], has_times: bool) -> 
     if unit in _NO_SEASON:
         note = f"No season is known of freq {freq!r}: the series are taken as numbered points."
         return Clock(freq=INTEGER_INDEX, notes=(note,))
-    unit = _SAME_SEASON.get(unit, unit)
-    is_week = unit in ("W", "w")
-    return Clock(freq=frequencies.parse(f"{count}{unit}{anchor if is_week else ''}").alias)
+    plain = _SAME_SEASON.get(unit, unit)
+    is_week = plain in ("W", "w")
+    alias = frequencies.parse(f"{count}{plain}{anchor if is_week else ''}").alias
+    return Clock(freq=alias, keeps_times=plain == unit)
 
 
 def client_version(request: Request) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ def item_id(place: int) -> str:
 def _starts(sent: SeriesIn, clock: Clock) -> list[str | None]:
     if clock.freq == INTEGER_INDEX:
         return [None] * len(sent.sizes)
-    if sent.start_datetime is None:
+    if sent.start_datetime is None or not clock.keeps_times:
         return [NOMINAL_START] * len(sent.sizes)
     if len(sent.start_datetime) != len(sent.sizes):
         message = f"series.start_datetime has {len(sent.start_datetime)} times for {len(sent.sizes)} series."

@@ -17,6 +17,8 @@ from tsfm.errors import TemperError
 Sent = TypeVar("Sent", bound=WireModel)
 MAX_DECODED_BYTES = 200 << 20
 """The client sends no more JSON than this, compressed from 1 MiB on."""
+MAX_DECODED_VALUES = 25_000_000
+"""In as much JSON there are fewer numbers of 32 bits; zeros alone would be four times as many, and fill the memory."""
 _CHUNK_BYTES = 1 << 20
 _WIRE_PARAMS = {
     "prediction_length": "h",
@@ -78,12 +80,12 @@ def face_error_body(error: ApiError) -> dict[str, Any]:
 def read_wire(kind: type[Sent], request: Request, body: bytes) -> Sent:
     """The body as a `kind`. 400 for what cannot be read, 413 over the cap, 422 for what does not fit or is unknown."""
     sent = validated(kind, decoded(request, body))
-    sent.refuse_unknown()
+    sent.check()
     return sent
 
 
 def decoded(request: Request, body: bytes) -> bytes:
-    """The JSON text; of a zstd frame at most `MAX_DECODED_BYTES`, however much it claims to hold."""
+    """The JSON text; of a zstd frame at most `MAX_DECODED_BYTES`, however much it holds."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         return body
@@ -95,12 +97,14 @@ def decoded(request: Request, body: bytes) -> bytes:
         while chunk := reader.read(_CHUNK_BYTES):
             text += chunk
             if len(text) > MAX_DECODED_BYTES:
-                raise ApiError(
-                    413,
-                    "too_large",
-                    f"Decompressed, a body may hold {MAX_DECODED_BYTES:,} bytes: split the call (num_partitions).",
-                    details={"max_bytes": MAX_DECODED_BYTES},
-                )
+                raise _too_large(f"{MAX_DECODED_BYTES:,} bytes", {"max_bytes": MAX_DECODED_BYTES})
     except zstandard.ZstdError as error:
         raise ApiError(400, "malformed_zstd", f"The body is not a zstd frame: {error}.") from error
+    if text.count(b",") >= MAX_DECODED_VALUES:
+        raise _too_large(f"{MAX_DECODED_VALUES:,} values", {"max_values": MAX_DECODED_VALUES})
     return bytes(text)
+
+
+def _too_large(most: str, details: dict[str, int]) -> ApiError:
+    message = f"Decompressed, a body may hold {most}: split the call (num_partitions)."
+    return ApiError(413, "too_large", message, details=details)

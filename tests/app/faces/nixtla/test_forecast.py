@@ -124,6 +124,12 @@ class TestSeries:
             answer = wire.ok(gateway, PATH, sent, nixtla_client_version=version)
             assert np.round(answer["mean"]).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
+    def test_days_of_an_own_calendar_may_begin_on_any(self, gateway: Gateway) -> None:
+        sunday = {"start_datetime": ["2024-02-04T00:00:00"]}
+        for freq, status in (("C", 200), ("B", 422)):
+            body = wire.forecast(model="naive", freq=freq, series=wire.wired(wire.values(60), **sunday))
+            assert wire.post(gateway, PATH, body).status_code == status
+
     def test_start_times_change_no_number(self, gateway: Gateway) -> None:
         body = wire.forecast(*MANY, model="toy")
         timed = {**body, "series": {**body["series"], "start_datetime": ["2024-02-03T05:00:00"] * 3}}

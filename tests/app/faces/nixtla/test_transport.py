@@ -96,6 +96,13 @@ class TestBodies:
         assert wire.said(answer)[:2] == (413, "too_large")
         assert "num_partitions" in answer.json()["detail"]
 
+    def test_one_of_too_many_numbers_is_not_read(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transport, "MAX_DECODED_VALUES", 400)
+        wire.ok(gateway, "/v2/forecast", wire.forecast(wire.values(), wire.values(200)))
+        answer = send_packed(gateway, packed(wire.forecast(wire.values(), wire.values(300))))
+        assert wire.said(answer)[:2] == (413, "too_large")
+        assert answer.json()["error"]["details"] == {"max_values": 400}
+
     def test_the_cap_is_what_the_client_keeps_to(self) -> None:
         assert transport.MAX_DECODED_BYTES == 200 * 2**20
 
