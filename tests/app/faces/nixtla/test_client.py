@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.faces.nixtla import finetune
 from tests.app.faces.nixtla import wire
 from tests.app.faces.nixtla.working import working
 from tests.app.forecasts.conftest import Gateway, gateway
@@ -185,8 +186,10 @@ class TestAnomalies:
 
 
 class TestFinetune:
-    def test_the_whole_road(self, gateway: Gateway, client: Any) -> None:
-        """Tune, look, ask, delete."""
+    def test_the_whole_road(self, gateway: Gateway, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tune (its answer begins long before the job has ended), look, ask, delete."""
+        monkeypatch.setattr(finetune, "QUIET_SECONDS", 0.5)
+        monkeypatch.setattr(finetune, "SPACE_SECONDS", 0.2)
         with working(gateway):
             model_id = client.finetune(
                 frame(), freq="h", finetune_steps=3, output_model_id="my_load", model="timegpt-1"
