@@ -1,7 +1,8 @@
 """Every route of the service. To add a router: one line in `_NATIVE` (module path, attribute).
 
-Native routers, and the faces whose paths lie under `/v1` like theirs, are mounted under `/v1` and once more without a
-prefix, there out of the OpenAPI schema.
+Native routers, and the openai face whose paths lie under `/v1` like theirs, are mounted under `/v1` and once more
+without a prefix, there out of the OpenAPI schema. Faces with paths of their own are out of it: their contract is
+somebody else's client.
 """
 
 from importlib import import_module
@@ -24,6 +25,7 @@ _NATIVE: tuple[str, ...] = (
     "app.uploads.endpoints",
     "app.faces.openai.jobs",
 )
+_FACES: tuple[str, ...] = ("app.faces.nixtla.endpoints",)
 
 
 def include_routers(app: FastAPI) -> None:
@@ -32,3 +34,6 @@ def include_routers(app: FastAPI) -> None:
         router: APIRouter = import_module(module).router
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
+    for module in _FACES:
+        for router in import_module(module).routers():
+            app.include_router(router, include_in_schema=False)

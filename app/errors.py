@@ -153,7 +153,8 @@ def internal_error() -> ApiError:
     return ApiError(500, "internal_error", "Something went wrong here. Quote the x-request-id when you report it.")
 
 
-def error_response(error: ApiError) -> JSONResponse:
+def error_body(error: ApiError) -> dict[str, Any]:
+    """What every status of 400 and above carries, as JSON types."""
     body: dict[str, Any] = {
         "message": error.message,
         "type": error.type,
@@ -162,7 +163,11 @@ def error_response(error: ApiError) -> JSONResponse:
     }
     if error.details:
         body["details"] = error.details
-    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
+    return {"error": body}
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error_body(error), status_code=error.status_code, headers=error.headers)
 
 
 def validation_error(error: RequestValidationError) -> ApiError:

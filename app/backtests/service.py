@@ -1,8 +1,11 @@
 """A backtest from request to errors: the history and what answers, the cut-offs, then the forecasts engine."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.keys import Principal
@@ -10,7 +13,9 @@ from app.backtests.parse import BacktestRequest
 from app.errors import ApiError
 from app.forecasts.levels import UNITS, Levels
 from app.forecasts.limits import check_size
+from app.forecasts.parse import ForecastRequest
 from app.forecasts.ran import CallerGone, Gone
+from app.forecasts.respond import Numbers
 from app.forecasts.service import ForecastService, notes_on
 from app.registry.directory import Source, SourceKind, Target, native_quantiles, rival_target
 from app.settings import Settings
@@ -49,6 +54,25 @@ class BacktestResult:
     def num_values(self) -> int:
         """How many numbers the answer holds: each window's metrics, of every model."""
         return sum(len(one.result.whole()) for one in self.tested) * len(self.plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowForecasts:
+    """What was forecast at every cut-off: W windows, H steps, Q levels."""
+
+    target: Target
+    plan: Plan
+    point: NDArray[np.float64]
+    """[W, H]"""
+    quantiles: NDArray[np.float64]
+    """[W, Q, H] at the ascending levels of the request's `Levels.units`."""
+    calibrated: bool
+    notes: tuple[str, ...]
+
+    @property
+    def num_values(self) -> int:
+        """How many numbers the answer holds."""
+        return self.point.size + self.quantiles.size
 
 
 @dataclass(slots=True)
@@ -92,6 +116,29 @@ class BacktestService:
             tested=tuple(tested),
             notes=tuple(notes),
             timing_ms={name: round(value * 1e3, 3) for name, value in seconds.items()},
+        )
+
+    async def forecasts(
+        self, principal: Principal, request: ForecastRequest, *, num_windows: int, stride: int, gone: Gone
+    ) -> WindowForecasts:
+        """The model's own forecasts at the cut-offs, without errors and rivals. Raises as `backtest` does."""
+        target, prediction_length, given = await self._forecasts.read(principal, request)
+        plan = plan_of(given.frame, prediction_length=prediction_length, num_windows=num_windows, stride=stride)
+        self._check(plan, request.levels, 1)
+        point, quantiles, calibrated = [], [], request.levels.asked
+        notes = dict.fromkeys(notes_on(target, given))
+        async for _, _, numbers in self._passes(target, plan, request.levels.floats, gone):
+            point.append(numbers.point)
+            quantiles.append(numbers.quantiles)
+            calibrated = calibrated and numbers.calibrated
+            notes |= dict.fromkeys(numbers.notes)
+        return WindowForecasts(
+            target=target,
+            plan=plan,
+            point=np.concatenate(point),
+            quantiles=np.concatenate(quantiles),
+            calibrated=calibrated,
+            notes=tuple(notes),
         )
 
     def _check(self, plan: Plan, levels: Levels, num_models: int) -> None:
@@ -143,14 +190,8 @@ class BacktestService:
             levels=sorted(unit / UNITS for _, unit in levels.quantiles),
             intervals=[(one.label, one.lo / UNITS, one.hi / UNITS) for one in levels.intervals],
         )
-        keep = _keep(target.source, plan)
         calibrated = bool(wanted)
-        for begin in range(0, len(plan), CHUNK_WINDOWS):
-            if await gone():
-                raise CallerGone
-            end = min(begin + CHUNK_WINDOWS, len(plan))
-            frame = await run_in_threadpool(plan.histories, begin, end, keep=keep)
-            numbers = await self._forecasts.numbers(target.source, frame, plan.prediction_length, wanted)
+        async for begin, end, numbers in self._passes(target, plan, wanted, gone):
             scored.add(begin, end, numbers.point, numbers.quantiles if wanted else None, wanted)
             calibrated = calibrated and numbers.calibrated
             timing.queue += numbers.queue_seconds
@@ -160,10 +201,22 @@ class BacktestService:
         result = scored.result(request.options.metrics, with_coverage=bool(wanted))
         return Tested(target=target, result=result, calibrated=calibrated)
 
+    async def _passes(
+        self, target: Target, plan: Plan, wanted: tuple[float, ...], gone: Gone
+    ) -> AsyncIterator[tuple[int, int, Numbers]]:
+        """The forecasts of the windows [begin, end), chunk by chunk; `CallerGone` between two of them."""
+        keep = history_seen(target.source, plan.frame.freq) + MAX_ORIGINS + plan.prediction_length
+        for begin in range(0, len(plan), CHUNK_WINDOWS):
+            if await gone():
+                raise CallerGone
+            end = min(begin + CHUNK_WINDOWS, len(plan))
+            frame = await run_in_threadpool(plan.histories, begin, end, keep=keep)
+            yield begin, end, await self._forecasts.numbers(target.source, frame, plan.prediction_length, wanted)
 
-def _keep(source: Source, plan: Plan) -> int:
-    """Points of history that any part of the source looks at, its routes and rolling origins included."""
+
+def history_seen(source: Source, freq: str) -> int:
+    """Points of history that any part of the source looks at, its routes included, but for rolling origins."""
     context = RIVAL_CONTEXT if source.kind is SourceKind.RIVAL else catalog.backbone(source.name).context_length
-    seasons = SEASONS * max(frequencies.parse(plan.frame.freq).periods)
+    seasons = SEASONS * max(frequencies.parse(freq).periods)
     periods = SEASONS * (source.period or 1)
-    return max(context, source.context_length or 0, seasons, periods) + MAX_ORIGINS + plan.prediction_length
+    return max(context, source.context_length or 0, seasons, periods)

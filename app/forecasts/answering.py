@@ -70,7 +70,8 @@ async def answered(
     state = request.app.state
     body = await request.body()
     read = partial(parse, request, body, max_series=state.services.settings.max_forecast_series)
-    asked = await _done(read, is_small=len(body) <= SMALL_BODY_BYTES)
+    is_packed = "content-encoding" in request.headers  # a small body may then hold a large one
+    asked = await _done(read, is_small=len(body) <= SMALL_BODY_BYTES and not is_packed)
     try:
         found = await ask(state.forecasts, principal, asked, request.is_disconnected)
     except CallerGone:

@@ -59,7 +59,7 @@ class ForecastResult:
 def to_json(result: ForecastResult) -> bytes:
     """The JSON answer; NaN (nothing can be said) becomes null."""
     target, frame, levels, numbers = result.target, result.frame, result.levels, result.numbers
-    point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
+    point, quantiles = slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     served = _served(target, numbers.sent, len(frame))
     answer = {
@@ -109,7 +109,7 @@ def _served(target: Target, sent: list[str] | None, num_series: int) -> list[dic
 def to_csv(result: ForecastResult) -> bytes:
     """Columns item_id, timestamp, mean, one per quantile ("0.1"), lo-80 and hi-80 per interval; empty where unknown."""
     frame, levels, numbers = result.frame, result.levels, result.numbers
-    point, quantiles = _slim(frame, numbers.point, numbers.quantiles)
+    point, quantiles = slim(frame, numbers.point, numbers.quantiles)
     row = {unit: i for i, unit in enumerate(levels.units)}
     columns = list(levels.quantiles)
     for one in levels.intervals:
@@ -160,7 +160,7 @@ def _timestamps(frame: SeriesFrame, prediction_length: int) -> list[list[str] | 
     return out
 
 
-def _slim(
+def slim(
     frame: SeriesFrame, point: NDArray[np.float64], quantiles: NDArray[np.float64]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both in 32 bits if no series loses by it (half the bytes), else as they are: 1e12 ± 1 needs 64."""

@@ -86,6 +86,24 @@ def test_the_openai_client_s_example_is_that_of_its_page_and_works(live: Live, f
     assert "Job created and queued." in done.stderr
 
 
+def test_the_nixtla_example_works(live: Live, folder: Path) -> None:
+    pytest.importorskip("nixtla", reason="the nixtla client is not installed")
+    csv = str(ROOT / "examples" / "air_passengers.csv")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "nixtla_client.py"), live.url, str(live.home / "api_key"), csv, "12"],
+        cwd=folder,
+        env={**live.environment, "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "timestamp,TimeGPT,TimeGPT-hi-80,TimeGPT-lo-80"
+    assert len(done.stdout.splitlines()) == 13
+    assert "ft:temper-tiny:local:nixtla:" in done.stderr
+
+
 def test_the_generated_example_is_what_its_script_makes() -> None:
     script = ROOT / "examples" / "make_hourly.py"
     made = subprocess.run([sys.executable, str(script)], capture_output=True, check=True, env=dict(os.environ))
