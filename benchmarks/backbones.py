@@ -322,7 +322,7 @@ def gradients(method: Method, model: Backbone, batch: Batch) -> None:
 
 
 def stepper(parameters: Sequence[torch.nn.Parameter], add_gradients: Callable[[], object]) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)  # as the product's loop
 
     def step() -> None:
         add_gradients()

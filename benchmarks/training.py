@@ -170,7 +170,7 @@ class PlainLoop:
         self.series = [frame.series(i) for i in range(len(frame))]
         self.windows = list(zip(windows.series.tolist(), windows.origin.tolist(), strict=True))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
         self.step, self.seconds = 0, 0.0
 
     def one_step(self) -> None:

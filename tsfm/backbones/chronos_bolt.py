@@ -227,15 +227,41 @@ class ChronosBolt(Backbone):
 
 
 def _one_token(state: Tensor, block: Any, hidden: Tensor, hidden_mask: Tensor) -> Tensor:
-    """[B, 1, D] after a block of the decoder, whose one token's attention to itself is 1: the package computes it."""
+    """[B, 1, D] after a block of the decoder: what the package computes, without what one token makes needless."""
     own, cross, forward = block.layer
-    attention = own.SelfAttention
-    value = attention.v(own.layer_norm(state))
+    state = state + own.dropout(_to_itself(own.SelfAttention, own.layer_norm(state)))
+    attention = cross.EncDecAttention
+    if attention.training and type(attention.k) is type(attention.v) is nn.Linear:  # no adapters in their places
+        state = state + cross.dropout(_to_context(attention, cross.layer_norm(state), hidden, hidden_mask))
+    else:  # a forecast is the package's to the last bit: beyond one pass, those bits grow on flat series
+        state = cross(state, key_value_states=hidden, attention_mask=hidden_mask)[0]
+    after: Tensor = forward(state)
+    return after
+
+
+def _to_itself(attention: Any, state: Tensor) -> Tensor:
+    """Attention of the one token `state` [B, 1, D] to itself: the weight is 1, whatever queries and keys say."""
+    value = attention.v(state)
     if attention.training and attention.dropout:  # of weights, one a head
         kept = value.new_ones(len(value), 1, attention.n_heads, 1)
         heads = value.reshape(len(value), 1, attention.n_heads, -1)
         value = (heads * nn.functional.dropout(kept, attention.dropout)).reshape(value.shape)
-    state = state + own.dropout(attention.o(value))
-    state = cross(state, key_value_states=hidden, attention_mask=hidden_mask)[0]
-    after: Tensor = forward(state)
-    return after
+    out: Tensor = attention.o(value)
+    return out
+
+
+def _to_context(attention: Any, state: Tensor, hidden: Tensor, hidden_mask: Tensor) -> Tensor:
+    """Attention of the one token `state` [B, 1, D] to `hidden` [B, N, D], without a key or a value of any of them.
+
+    A head's score of token n is `q · (K h_n) = (Kᵀ q) · h_n`, and what it takes in is `Σ w_n (V h_n) = V (Σ w_n h_n)`:
+    two products a head in the place of two for every token.
+    """
+    keys, values = (part.weight.unflatten(0, (attention.n_heads, -1)) for part in (attention.k, attention.v))
+    query = attention.q(state[:, 0]).unflatten(-1, (attention.n_heads, -1))
+    asked = torch.einsum("bhe,hed->bhd", query, keys)
+    scores = asked @ hidden.mT + hidden_mask[:, 0]
+    weights = scores.float().softmax(dim=-1).type_as(scores)
+    mixed = nn.functional.dropout(weights, attention.dropout, attention.training) @ hidden
+    heads = torch.einsum("bhd,hed->bhe", mixed, values)
+    out: Tensor = attention.o(heads.flatten(1)[:, None])
+    return out

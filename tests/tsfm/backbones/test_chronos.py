@@ -117,6 +117,21 @@ class TestBolt:
         monkeypatch.setattr("tsfm.backbones.chronos_bolt._ROWS", 7)
         torch.testing.assert_close(model.predict(x, 100).quantiles, whole, rtol=1e-5, atol=1e-5)
 
+    def test_training_makes_no_keys_and_says_the_same(self) -> None:
+        """In training the decoder's one token looks at the context in another order of sums (`_to_context`)."""
+        model, x, target = bolt(dropout_rate=0.0, num_heads=4), rows(3, 100), rows(3, 64, seed=1)
+        x[0, :40] = NAN
+        found = {}
+        for training in (False, True):
+            model.zero_grad()
+            loss = model.train(training).loss(Batch(context=x, target=target))
+            loss.backward()  # type: ignore[no-untyped-call]
+            found[training] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            found[training]["loss"] = loss.detach()
+        assert found[True].keys() == found[False].keys()
+        for name, gradient in found[True].items():
+            torch.testing.assert_close(gradient, found[False][name], rtol=1e-4, atol=1e-5, msg=name)
+
     def test_the_loss_of_a_longer_target_is_that_of_its_first_pass(self) -> None:
         model, x, target = bolt(), rows(3, 100), rows(3, 90, seed=1)
         longer = model.loss(Batch(context=x, target=target))
