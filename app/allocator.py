@@ -1,7 +1,7 @@
 """What glibc's allocator does with freed memory, as environment variables for processes that compute.
 
 By default it hands large blocks back to the system and maps them anew: each pass through a network then takes page
-faults for all its temporaries, measured as 3 to 23 % of a training step and 5 to 20 % of a batch of forecasts
+faults for all its temporaries, measured as up to a quarter of a training step or of a batch of forecasts
 (docs/benchmarks.md). Other C libraries ignore these names.
 """
 
