@@ -129,8 +129,7 @@ class ChronosT5(Backbone):
         self.sizes = config
         adopt(self, initialised(T5ForConditionalGeneration, config.package(), seed=seed))
         centers = torch.linspace(config.low_limit, config.high_limit, config.n_tokens - SPECIAL - 1)
-        ends = torch.tensor([-1e20, 1e20])
-        boundaries = torch.cat([ends[:1], (centers[1:] + centers[:-1]) / 2, ends[1:]])
+        boundaries = F.pad(F.pad((centers[1:] + centers[:-1]) / 2, (1, 0), value=-1e20), (0, 1), value=1e20)
         self.register_buffer("centers", centers, persistent=False)
         self.register_buffer("boundaries", boundaries, persistent=False)
         self.register_buffer("levels", torch.tensor(DECILES), persistent=False)
