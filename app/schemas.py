@@ -1,6 +1,11 @@
 """Bases of the API's models. Requests refuse what they do not know; answers have no defaults (every field is there)."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Columns = list[Name]
 
 
 class RequestModel(BaseModel):

@@ -13,7 +13,7 @@ from app.auth.keys import Principal
 from app.db import ReadSessionDep, SessionDep
 from app.errors import Conflict, responses
 from app.files import service
-from app.files.fields import LIST_FIELDS, ROLE_FIELDS, file_spec
+from app.files.fields import LIST_FIELDS, PURPOSE_PATTERN, ROLE_FIELDS, file_spec
 from app.files.schemas import DeletedFile, FileObject
 from app.files.upload import Upload, receive
 from app.idempotency import OnceDep
@@ -27,7 +27,7 @@ FilesDep = Annotated[Principal, require("files")]
 _TEXT = {"type": "string"}
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": {"type": "string", "maxLength": 255},
-    "purpose": {"type": "string", "default": "fine-tune", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+    "purpose": {"type": "string", "default": "fine-tune", "pattern": PURPOSE_PATTERN},
     **{name: {"type": "array", "items": _TEXT} if name in LIST_FIELDS else _TEXT for name in sorted(ROLE_FIELDS)},
 }
 _RAW_TYPES = ("text/csv", "application/octet-stream", "application/gzip", "application/vnd.apache.parquet")

@@ -24,7 +24,7 @@ FILE_FIELDS = ROLE_FIELDS | {"filename", "purpose", "expires_after[anchor]", "ex
 DEFAULT_PURPOSE = "fine-tune"
 MAX_EXPIRY_SECONDS = 30 * 24 * 3600
 MIN_EXPIRY_SECONDS = 3600
-_PURPOSE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+PURPOSE_PATTERN = "^[A-Za-z0-9_.-]{1,64}$"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -46,7 +46,7 @@ def file_spec(fields: Fields, *, filename: str | None, known: frozenset[str] = F
                 422, "unknown_field", f"Unknown field {name!r}. Known: {', '.join(sorted(known))}.", param=name
             )
     purpose = single(fields, "purpose") or DEFAULT_PURPOSE
-    if not _PURPOSE.match(purpose):
+    if not re.match(PURPOSE_PATTERN, purpose):
         raise ApiError(422, "invalid_request", "purpose: up to 64 letters, digits, `_`, `.` or `-`.", param="purpose")
     return FileSpec(
         filename=display_name(single(fields, "filename") or filename),

@@ -4,11 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.schemas import RequestModel, ResponseModel
+from app.schemas import Columns, Name, RequestModel, ResponseModel
 
 MAX_METADATA_PAIRS = 16
-Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Columns = list[Name]
 
 
 class Budget(RequestModel):

@@ -4,13 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.files.fields import DEFAULT_PURPOSE, MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
+from app.files.fields import DEFAULT_PURPOSE, MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS, PURPOSE_PATTERN
 from app.files.schemas import FileObject
-from app.schemas import RequestModel, ResponseModel
+from app.schemas import Columns, Name, RequestModel, ResponseModel
 
 MAX_PARTS = 10_000
-Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Columns = list[Name]
 
 
 class ExpiresAfter(RequestModel):
@@ -24,7 +22,7 @@ class UploadCreate(RequestModel):
     bytes: int = Field(ge=1, description="Of the whole file.")
     filename: Name
     mime_type: Name | None = Field(default=None, description="Shown again; the content says what the file is.")
-    purpose: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = DEFAULT_PURPOSE
+    purpose: Annotated[str, StringConstraints(pattern=PURPOSE_PATTERN)] = DEFAULT_PURPOSE
     expires_after: ExpiresAfter | None = Field(default=None, description="When the file goes, from its creation on.")
 
     id_column: Name | None = None

@@ -1,12 +1,16 @@
-"""The toy backbone and two artifacts tuned from it, for tests of the registry and of forecasts."""
+"""The toy backbone and two artifacts tuned from it, for tests of the registry and of forecasts; openai clients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai import OpenAI
 
 from tests import toy
 from tests.app.tuned import Tuned, tune
+
+Open = Callable[..., OpenAI]
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,22 @@ def tuned(tuned_pair: tuple[Tuned, Tuned]) -> Tuned:
 def toy_backbone(toy_weights: Path) -> Iterator[str]:
     with toy.registered(toy_weights):
         yield "toy"
+
+
+@pytest.fixture
+def open_client(server: str) -> Iterator[Open]:
+    """`open_client(key, …)` → a client of the running gateway that does not repeat what failed."""
+    clients: list[OpenAI] = []
+
+    def connect(key: str, **options: Any) -> OpenAI:
+        clients.append(OpenAI(**{"api_key": key, "base_url": f"{server}/v1", "max_retries": 0, **options}))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def openai(open_client: Open, new_key: Callable[..., str]) -> OpenAI:
+    return open_client(new_key("local"))

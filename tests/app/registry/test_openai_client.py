@@ -1,16 +1,9 @@
 """The official `openai` client, unchanged, on the registry and on forecasts."""
 
-from collections.abc import Callable
-
 import pytest
 from openai import NotFoundError, OpenAI
 
 from tests.app.registry.conftest import Register
-
-
-@pytest.fixture
-def openai(server: str, new_key: Callable[..., str]) -> OpenAI:
-    return OpenAI(api_key=new_key("local"), base_url=f"{server}/v1", max_retries=0)
 
 
 def test_models_are_listed_read_asked_and_deleted(openai: OpenAI, registered: Register) -> None:

@@ -24,7 +24,8 @@ from app.storage import ObjectStore, file_key, part_key
 from app.tables import ChunkedUpload, File, UploadPart
 from app.uploads import service
 from app.uploads.schemas import UploadCreate
-from tests.app.uploads.conftest import DATA, Announce, Open, Send, thirds
+from tests.app.conftest import Open
+from tests.app.uploads.conftest import DATA, Announce, Send, thirds
 from tests.server import serve
 
 MD5 = hashlib.md5(DATA).hexdigest()

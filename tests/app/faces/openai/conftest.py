@@ -1,6 +1,6 @@
 """The official `openai` client, unchanged, and jobs for it to look at."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,29 +11,10 @@ from app.auth.repository import tenant_named
 from app.db import session_scope
 from app.jobs.states import JobStatus
 from app.tables import File
+from tests.app.conftest import Open
 from tests.app.jobs.factories import RESOLVED, add_file, add_job
 
-Open = Callable[..., OpenAI]
 Make = Callable[..., str]
-
-
-@pytest.fixture
-def open_client(server: str) -> Iterator[Open]:
-    """`open_client(key, …)` → a client of the running gateway that does not repeat what failed."""
-    clients: list[OpenAI] = []
-
-    def connect(key: str, **options: Any) -> OpenAI:
-        clients.append(OpenAI(**{"api_key": key, "base_url": f"{server}/v1", "max_retries": 0, **options}))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def openai(open_client: Open, new_key: Callable[..., str]) -> OpenAI:
-    return open_client(new_key("local"))
 
 
 @pytest.fixture

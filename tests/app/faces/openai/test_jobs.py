@@ -14,7 +14,8 @@ from app.jobs import leases
 from app.jobs.checkpoints import Checkpoint, add_checkpoint
 from app.jobs.states import JobStatus
 from app.queue import RUN_JOB, FakeQueue
-from tests.app.faces.openai.conftest import Make, Open
+from tests.app.conftest import Open
+from tests.app.faces.openai.conftest import Make
 from tests.app.jobs.factories import OWNER, RESOLVED
 
 STEPS = {"prediction_length": 12}
