@@ -1,8 +1,10 @@
 """`client.uploads`: parts become the file that they would have been as one, or nothing."""
 
+import errno
 import hashlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,23 @@ class TestRefusals:
             assert refused(uploads.complete, upload_id, part_ids=[part_id]) == found
             assert refused(uploads.cancel, upload_id) == found
         assert openai.uploads.complete(upload_id, part_ids=[part_id]).status == "completed"
+
+    def test_a_full_disk_leaves_it_pending(
+        self, openai: OpenAI, announce: Announce, send: Send, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upload_id = announce()
+        part_ids = [send(upload_id, part) for part in thirds()]
+
+        def full(*_: object) -> Iterator[bytes]:
+            yield b"t"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "_stream", full)
+            assert refused(openai.uploads.complete, upload_id, part_ids=part_ids) == (507, "storage_full", None)
+        assert list(settings.tmp_dir.iterdir()) == []
+        assert list(openai.files.list()) == []
+        assert openai.uploads.complete(upload_id, part_ids=part_ids, md5=MD5).status == "completed"
 
 
 class TestEnds:
